@@ -1,0 +1,76 @@
+"""The file that training leaves behind (network.pt), and networks built from it, ready to export.
+
+network.pt is a plain dict of tensors, numbers and words, loaded with `weights_only=True`: it can run no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from f2f.engine.errors import UsageError
+from f2f.training.classifier import CamClassifier
+from f2f.training.export import NetworkCard
+from f2f.training.imagenet import load_class_map, load_torchvision
+from f2f.training.options import ClassifierExport
+
+OWN_DEFAULTS = {"tau": 0.9, "theta_f": 0.2}
+"""the paper's, for networks trained with a sigmoid per class"""
+TORCHVISION_DEFAULTS = {"tau": 0.3, "theta_f": 0.4}
+"""for summed softmax scores, see `docs` in `training/imagenet.py`"""
+
+
+def save_network(path: Path, kind: Literal["classifier", "flow"], network: nn.Module, **facts: Any) -> None:
+    """Write network.pt: kind, weights and the facts that rebuild and describe the network."""
+    partial = path.with_name(f".{path.name}.partial")
+    torch.save({"kind": kind, "state_dict": network.state_dict(), **facts}, partial)
+    partial.replace(path)
+
+
+def read_network(path: Path, kind: Literal["classifier", "flow"]) -> dict[str, Any]:
+    """Read a network.pt of the kind asked for."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UsageError(f"--checkpoint {path} does not exist; give the network.pt of `f2f train {kind}`") from error
+    except Exception as error:
+        raise UsageError(f"--checkpoint {path} cannot be read; give the network.pt of `f2f train {kind}`") from error
+    found = content.get("kind") if isinstance(content, dict) else None
+    if found != kind:
+        raise UsageError(
+            f"--checkpoint {path} holds {found or 'no network'}; give the network.pt of `f2f train {kind}`"
+        )
+    return content  # type: ignore[no-any-return]
+
+
+def classifier_from_checkpoint(options: ClassifierExport) -> tuple[nn.Module, NetworkCard]:
+    """Our own classifier from network.pt."""
+    assert options.checkpoint is not None
+    content = read_network(options.checkpoint, "classifier")
+    network = CamClassifier(content["classes"], content["width"])
+    network.load_state_dict(content["state_dict"])
+    defaults = _defaults(OWN_DEFAULTS, options)
+    return network, NetworkCard("classifier", tuple(content["classes"]), defaults, content["training"])
+
+
+def classifier_from_torchvision(options: ClassifierExport) -> tuple[nn.Module, NetworkCard]:
+    """A torchvision ImageNet network whose classes are joined by a class map."""
+    assert options.torchvision is not None
+    network = load_torchvision(options.torchvision, options.weights, load_class_map(options.classes))
+    training: dict[str, Any] = {
+        "source": "torchvision",
+        "network": options.torchvision,
+        "classes": Path(options.classes).name,
+    }
+    if options.weights:
+        training["weights_sha256"] = hashlib.sha256(options.weights.read_bytes()).hexdigest()
+    return network, NetworkCard("classifier", network.classes, _defaults(TORCHVISION_DEFAULTS, options), training)
+
+
+def _defaults(defaults: dict[str, float], options: ClassifierExport) -> dict[str, float]:
+    given = {"tau": options.tau, "theta_f": options.theta_f}
+    return defaults | {name: value for name, value in given.items() if value is not None}

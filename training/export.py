@@ -1,0 +1,228 @@
+"""Write a network by its contract as .onnx (opset 18) or .pt2, checked against torch before the file appears.
+
+The TorchScript exporter is used on purpose: it writes the 81-slice cost volumes of PWC-Net in seconds where the
+torch.export-based one takes minutes. Opset 18 is pinned: from opset 20 on GridSample's mode is spelled `linear`, which
+TensorRT silently runs as nearest neighbour.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from f2f.engine.errors import F2FError, UsageError
+from f2f.training.options import ClassifierExport, FlowExport
+
+OPSET = 18
+PARITY = 1e-4
+"""largest accepted difference to torch, relative to the largest value of an output"""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What goes in and out of a kind of network, and which axes are free."""
+
+    input: str
+    outputs: tuple[str, ...]
+    axes: dict[str, dict[int, str]]
+    """per tensor: axis -> name of its free size"""
+    trials: tuple[tuple[int, ...], ...]
+    """input shapes that parity is checked on; the first is the one traced"""
+
+
+CONTRACTS: dict[str, Contract] = {
+    "classifier": Contract(
+        input="image",
+        outputs=("scores", "cam"),
+        axes={
+            "image": {0: "batch", 2: "height", 3: "width"},
+            "scores": {0: "batch"},
+            "cam": {0: "batch", 2: "cam_height", 3: "cam_width"},
+        },
+        trials=((2, 3, 160, 224), (1, 3, 213, 131), (3, 3, 96, 250)),
+    ),
+    "flow": Contract(
+        input="frames",
+        outputs=("flow",),
+        axes={
+            "frames": {0: "batch", 1: "frames", 3: "height", 4: "width"},
+            "flow": {0: "batch", 1: "pairs", 3: "height", 4: "width"},
+        },
+        trials=((2, 3, 3, 128, 192), (1, 2, 3, 100, 141), (1, 5, 3, 130, 67)),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class NetworkCard:
+    """What the metadata of an exported network says about it."""
+
+    kind: Literal["classifier", "flow"]
+    classes: tuple[str, ...] = ()
+    """channel order, no background"""
+    defaults: dict[str, float] = field(default_factory=dict)
+    """tau, theta_f, theta_b where the network has its own"""
+    training: dict[str, Any] = field(default_factory=dict)
+    """how it came to be: options, seed, quality"""
+
+    def metadata(self) -> dict[str, str]:
+        """The `f2f.*` entries, each a string."""
+        return {
+            "f2f.kind": self.kind,
+            "f2f.classes": json.dumps(self.classes),
+            "f2f.size_multiple": "1",
+            "f2f.defaults": json.dumps(self.defaults),
+            "f2f.training": json.dumps(self.training),
+        }
+
+
+def export_classifier(options: ClassifierExport) -> Path:
+    """Write a classifier: a torchvision network joined by a class map, or our own checkpoint."""
+    from f2f.training.checkpoint import classifier_from_checkpoint, classifier_from_torchvision
+
+    network, card = classifier_from_torchvision(options) if options.torchvision else classifier_from_checkpoint(options)
+    return export_network(network, card, options.out)
+
+
+def export_flow(options: FlowExport) -> Path:
+    """Write a flow network from its checkpoint."""
+    from f2f.training.checkpoint import flow_from_checkpoint
+
+    network, card = flow_from_checkpoint(options.checkpoint)
+    return export_network(network, card, options.out)
+
+
+def export_network(network: nn.Module, card: NetworkCard, out: Path) -> Path:
+    """Write `network` to `out` (.onnx or .pt2); nothing is written unless it agrees with torch."""
+    writers = {".onnx": _write_onnx, ".pt2": _write_pt2}
+    if out.suffix not in writers:
+        raise UsageError(f"--out {out} has the suffix {out.suffix!r}; accepted: .onnx, .pt2")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.stem}.partial{out.suffix}")
+    try:
+        with torch.no_grad():
+            writers[out.suffix](network.eval().cpu(), card, partial)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return out
+
+
+def _write_onnx(network: nn.Module, card: NetworkCard, path: Path) -> None:
+    import onnx
+
+    contract = CONTRACTS[card.kind]
+    with _quiet_exporter():
+        torch.onnx.export(
+            network,
+            (trial_input(contract.trials[0]),),
+            path,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[contract.input],
+            output_names=list(contract.outputs),
+            dynamic_axes=contract.axes,
+        )
+    model = onnx.load(path)
+    check_onnx(model)
+    onnx.helper.set_model_props(model, card.metadata())
+    onnx.save(model, path)
+    onnx.checker.check_model(str(path))
+    _check_parity(network, contract, _onnx_runner(path))
+
+
+def check_onnx(model: Any) -> None:
+    """Refuse what other runtimes are known to get wrong: another opset, GridSample spelled otherwise."""
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    if opsets != {"": OPSET}:
+        raise F2FError(f"the exported graph uses the operator sets {opsets}; accepted: only the standard one, {OPSET}")
+    for node in model.graph.node:
+        if node.op_type == "GridSample":
+            modes = [attribute.s for attribute in node.attribute if attribute.name == "mode"]
+            if modes != [b"bilinear"]:
+                raise F2FError(f"GridSample {node.name} has the mode {modes}; accepted: bilinear")
+
+
+def _onnx_runner(path: Path) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UsageError(
+            "the parity check needs ONNX Runtime, which is not installed; pip install 'f2f[cpu]'"
+        ) from error
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda image: [torch.from_numpy(output) for output in session.run(None, {name: image.numpy()})]
+
+
+def _write_pt2(network: nn.Module, card: NetworkCard, path: Path) -> None:
+    contract = CONTRACTS[card.kind]
+    free = dict.fromkeys(contract.axes[contract.input], torch.export.Dim.DYNAMIC)
+    with _quiet_exporter():
+        program = torch.export.export(network, (trial_input(contract.trials[0]),), dynamic_shapes=(free,), strict=False)
+    torch.export.save(program, path, extra_files={"f2f.json": json.dumps(card.metadata())})
+    run = torch.export.load(path).module()
+
+    def outputs(image: Tensor) -> Sequence[Tensor]:
+        result = run(image)
+        return [result] if isinstance(result, Tensor) else list(result)
+
+    _check_parity(network, contract, outputs)
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Hush what the exporters say about themselves (the TorchScript one's deprecation, shape solver noise)."""
+    solver = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = solver.level
+    solver.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        solver.setLevel(level)
+
+
+def trial_input(shape: Sequence[int]) -> Tensor:
+    """Random smooth frames in 0..1 of a shape, the same on every call."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    height, width = shape[-2:]
+    coarse = torch.rand(1, *shape[-3:-2], height // 8 + 1, width // 8 + 1, generator=generator)
+    frames = torch.stack([coarse.roll(place, -1)[0] for place in range(_count(shape))])
+    smooth = nn.functional.interpolate(frames, size=(height, width), mode="bilinear", align_corners=False)
+    return (smooth * 0.9 + 0.1 * torch.rand(smooth.shape, generator=generator)).view(*shape)
+
+
+def _count(shape: Sequence[int]) -> int:
+    return int(torch.tensor(shape[:-3]).prod())
+
+
+def _check_parity(network: nn.Module, contract: Contract, run: Any) -> None:
+    for shape in contract.trials:
+        image = trial_input(shape)
+        expected = network(image)
+        expected = (expected,) if isinstance(expected, Tensor) else expected
+        for name, wanted, given in zip(contract.outputs, expected, run(image), strict=True):
+            difference = relative_difference(wanted, given)
+            if not difference <= PARITY:
+                raise F2FError(
+                    f"the exported network differs from torch: {name} of a {tuple(shape)} input by {difference:.1e}; "
+                    f"accepted: {PARITY:.0e}; nothing was written"
+                )
+
+
+def relative_difference(expected: Tensor, given: Tensor) -> float:
+    """Largest absolute difference over the largest absolute value; inf where shapes differ."""
+    if expected.shape != given.shape:
+        return float("inf")
+    return float((expected - given).abs().max() / expected.abs().max().clamp_min(1e-12))

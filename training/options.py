@@ -1,0 +1,153 @@
+"""Options of training and export: one frozen class each, every default written once. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from f2f.engine.errors import UsageError
+
+Accelerator = Literal["auto", "cpu", "gpu"]
+
+
+def require(condition: bool, message: str) -> None:
+    """Refuse a wrong value: `message` says what was given, what is accepted, what to do."""
+    if not condition:
+        raise UsageError(message)
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        require(value > 0, f"{name.replace('_', '-')} is {value}; accepted: a number above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierTraining:
+    """Train a CAM classifier on tagged still images."""
+
+    images: Positional[Path]
+    """folder of tagged images: JPEGImages/<id>.jpg, tags.csv (id,classes), ImageSets/Segmentation/{train,val}.txt"""
+    out: Path
+    """folder for checkpoints, logs and the trained network (network.pt)"""
+    steps: int = 3000
+    """optimiser steps"""
+    batch_size: int = 32
+    """images per step"""
+    crop_px: int = 192
+    """side of the square training crop, pixels"""
+    min_side_px: int = 160
+    """smallest short side that an image is resized to before the crop, pixels"""
+    max_side_px: int = 320
+    """largest short side that an image is resized to before the crop, pixels"""
+    learning_rate: float = 2e-3
+    """peak learning rate of the one-cycle schedule"""
+    weight_decay: float = 1e-2
+    """AdamW weight decay"""
+    width: float = 1.0
+    """channel multiplier of the network (1: 0.6 million parameters)"""
+    dropout: float = 0.5
+    """Dropout2d probability in the head, 0..1"""
+    seed: int = 0
+    """random seed of weights, order and augmentation"""
+    workers: int = 2
+    """processes that load images (0: none beside the main one)"""
+    accelerator: Accelerator = "auto"
+    """where to train"""
+    resume: bool = True
+    """go on from the last checkpoint in OUT, if there is one"""
+
+    def __post_init__(self) -> None:
+        _positive(steps=self.steps, batch_size=self.batch_size, crop_px=self.crop_px, learning_rate=self.learning_rate)
+        _positive(width=self.width, min_side_px=self.min_side_px)
+        require(
+            self.max_side_px >= self.min_side_px,
+            f"max-side-px is {self.max_side_px}; accepted: at least min-side-px ({self.min_side_px})",
+        )
+        require(0 <= self.dropout < 1, f"dropout is {self.dropout}; accepted: 0 (none) to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowTraining:
+    """Train PWC-Net on pairs of frames with exact flow, rendered as needed."""
+
+    out: Path
+    """folder for the pair cache, checkpoints, logs and the trained network (network.pt)"""
+    steps: int = 12000
+    """optimiser steps"""
+    batch_size: int = 8
+    """pairs per step"""
+    crop_height_px: int = 192
+    """height of the training crop, pixels (a multiple of 64)"""
+    crop_width_px: int = 256
+    """width of the training crop, pixels (a multiple of 64)"""
+    learning_rate: float = 4e-4
+    """peak learning rate of the one-cycle schedule"""
+    weight_decay: float = 4e-4
+    """Adam weight decay"""
+    width: float = 0.35
+    """channel multiplier of PWC-Net (1: the standard network, 9,374,340 parameters)"""
+    scenes: int = 300
+    """scenes of the synthetic web rendered once into the pair cache"""
+    pairs_per_scene: int = 4
+    """pairs of frames rendered per scene, at 1/12 s to 1/4 s"""
+    procedural_share: float = 0.5
+    """share of the training pairs drawn as moving textured layers instead of rendered scenes, 0..1"""
+    cache: Path | None = None
+    """folder of the pair cache (default: OUT/pairs)"""
+    seed: int = 0
+    """random seed of scenes, weights, order and augmentation"""
+    workers: int = 2
+    """processes that render and load pairs (0: none beside the main one)"""
+    accelerator: Accelerator = "auto"
+    """where to train"""
+    resume: bool = True
+    """go on from the last checkpoint in OUT, if there is one"""
+
+    def __post_init__(self) -> None:
+        _positive(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate, width=self.width)
+        for name, side in (("crop-height-px", self.crop_height_px), ("crop-width-px", self.crop_width_px)):
+            require(side > 0 and side % 64 == 0, f"{name} is {side}; accepted: a multiple of 64")
+        share = self.procedural_share
+        require(0 <= share <= 1, f"procedural-share is {share}; accepted: 0 (rendered only) to 1 (layers only)")
+        require(self.scenes > 0 or share == 1, "scenes is 0; accepted: at least 1, or --procedural-share 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierExport:
+    """Write a classifier by contract: `image` -> `scores`, `cam`. Give --torchvision or --checkpoint."""
+
+    out: Path
+    """file to write: .onnx (opset 18) or .pt2"""
+    torchvision: str | None = None
+    """a torchvision ImageNet network that ends in global average pooling + linear or 1x1 convolution"""
+    weights: Path | None = None
+    """its weights, .safetensors or .pth (default: torchvision's own download)"""
+    classes: str = "voc"
+    """class map for --torchvision: `voc`, or a JSON file {class: [ImageNet indices]}"""
+    checkpoint: Path | None = None
+    """network.pt of `f2f train classifier`"""
+    tau: float | None = None
+    """score a class must exceed to be a label, 0..1; stored as the network's default (default: what fits its kind)"""
+    theta_f: float | None = None
+    """share of the CAM's peak above which a pixel is foreground, 0..1; stored as the network's default"""
+
+    def __post_init__(self) -> None:
+        require(
+            (self.torchvision is None) != (self.checkpoint is None),
+            f"--torchvision is {self.torchvision} and --checkpoint is {self.checkpoint}; give exactly one of the two",
+        )
+        for name, value in (("tau", self.tau), ("theta-f", self.theta_f)):
+            require(value is None or 0 <= value < 1, f"{name} is {value}; accepted: 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowExport:
+    """Write a flow network by contract: `frames` -> `flow`."""
+
+    checkpoint: Path
+    """network.pt of `f2f train flow`"""
+    out: Path
+    """file to write: .onnx (opset 18) or .pt2"""
