@@ -1,0 +1,287 @@
+"""Decode: one video -> sampled RGB frames, by time stamp, rotated, scaled once.
+
+This module runs in the decoding processes, so it imports no torch. Every known way in which files and libraries go
+wrong ends as a `VideoError` with a reason, or is repaired and counted.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from f2f.engine.errors import VideoError
+from f2f.engine.options import DecodeOptions
+from f2f.engine.shots import THUMBNAIL_HW, CutDetector
+from f2f.engine.types import DecodeReport, Frame, ImageArray
+
+# A file may pretend to be a playlist or a concatenation and pull in other files: only real containers are opened.
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,mxf,dv,ivf"
+_MAX_ERRORS_IN_A_ROW = 32
+_NEAR_SECONDS = 1e-3  # time stamps are compared with this slack: containers round them
+_TICK_SECONDS = 1.0
+
+av.logging.set_level(None)
+
+
+@dataclass
+class DecodeState:
+    """What decoding has seen so far; becomes the `DecodeReport`."""
+
+    frames_decoded: int = 0
+    frames_sampled: int = 0
+    packet_errors: int = 0
+    dropped_frames: int = 0
+    shot: int = 0
+    start_seconds: float | None = None
+    last_seconds: float = -math.inf
+    fps: float = 0.0
+    size_wh: tuple[int, int] = (0, 0)
+    rotation_degrees: int = 0
+    codec: str = ""
+    stopped_early: bool = False
+    broken: str = ""
+    """why decoding ended before the file's end; empty where it did not"""
+    tick: Callable[[], None] = field(default=lambda: None)
+    """called about once a second, however few frames are sampled"""
+
+    def report(self) -> DecodeReport:
+        """The state as a record."""
+        return DecodeReport(
+            frames_decoded=self.frames_decoded,
+            frames_sampled=self.frames_sampled,
+            packet_errors=self.packet_errors,
+            dropped_frames=self.dropped_frames,
+            shots=self.shot + 1 if self.frames_sampled else 0,
+            start_seconds=self.start_seconds or 0.0,
+            last_seconds=max(self.last_seconds, 0.0) if math.isinf(self.last_seconds) else self.last_seconds,
+            fps=self.fps,
+            size_wh=self.size_wh,
+            rotation_degrees=self.rotation_degrees,
+            codec=self.codec,
+            stopped_early=self.stopped_early,
+        )
+
+
+def sample_frames(video: int, location: str, options: DecodeOptions, state: DecodeState) -> Iterator[Frame]:
+    """Sampled frames of the video at `location` (a path or URL), in order; `state` follows what happens.
+
+    Raises:
+        VideoError: the file cannot be opened, has no video, or nothing of it can be decoded.
+    """
+    with _local(location) as path, _open(path) as container:
+        stream = _video_stream(container)
+        _describe(stream, options, state)
+        timed = _with_time(_decoded(container, stream, state), stream, options, state)
+        yield from _sampled(video, timed, options, state)
+        _note_missing_end(stream, state)
+    if not state.frames_decoded:
+        raise VideoError("undecodable", state.broken or f"no frame of its {state.codec} stream could be decoded")
+
+
+@contextmanager
+def _local(location: str) -> Iterator[str]:
+    """A local path for a location: itself, or a temporary copy of what a URL names."""
+    if "://" not in location:
+        yield location
+        return
+    import fsspec
+
+    with tempfile.TemporaryDirectory(prefix="f2f-") as folder:
+        copy = Path(folder, "video")
+        try:
+            with fsspec.open(location, "rb") as source, copy.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        except (OSError, ValueError, ImportError) as error:
+            raise VideoError("unreachable", str(error), "transient") from error
+        yield str(copy)
+
+
+@contextmanager
+def _open(path: str) -> Iterator[InputContainer]:
+    _check_file(path)
+    try:
+        # "file:" keeps a name such as concat:x.mp4 from being read as a protocol.
+        container = av.open(
+            "file:" + path,
+            options={"protocol_whitelist": "file", "format_whitelist": _FORMATS},
+            metadata_errors="replace",
+            timeout=30.0,
+        )
+    except av.error.FFmpegError as error:
+        raise VideoError(_open_reason(path, error), _text(error)) from error
+    try:
+        yield container
+    finally:
+        container.close()
+
+
+def _check_file(path: str) -> None:
+    try:
+        with Path(path).open("rb") as stream:
+            if not stream.read(1):
+                raise VideoError("empty", "the file has no bytes")
+    except FileNotFoundError as error:
+        raise VideoError("missing", "the file is not there", "transient") from error
+    except OSError as error:
+        raise VideoError("unreadable", error.strerror or str(error), "transient") from error
+
+
+def _open_reason(path: str, error: av.error.FFmpegError) -> str:
+    with Path(path).open("rb") as stream:
+        head = stream.read(4096)
+    if b"ftyp" in head[:16]:
+        return "no_moov"
+    if isinstance(error, av.error.ArgumentError) or head[:7] in {b"#EXTM3U", b"ffconca"}:
+        return "format_refused"
+    return "not_media"
+
+
+def _text(error: Exception) -> str:
+    """FFmpeg's words without the path, which stands in the record already."""
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
+def _video_stream(container: InputContainer) -> VideoStream:
+    cover_art = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover_art]
+    if not streams:
+        kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
+        raise VideoError("no_video_stream", f"the container holds {', '.join(kinds)}")
+    stream = streams[0]
+    if getattr(stream, "codec_context", None) is None:
+        raise VideoError("no_decoder", "the video's codec is unknown")
+    stream.codec_context.thread_count = 1  # processes are the parallelism; slice threads have deadlocked
+    return stream
+
+
+def _describe(stream: VideoStream, options: DecodeOptions, state: DecodeState) -> None:
+    context = stream.codec_context
+    state.codec = context.name
+    state.size_wh = (context.width, context.height)
+    rate = stream.average_rate or stream.guessed_rate or Fraction(0)
+    state.fps = float(rate)
+    _check_size(context.width, context.height, options)
+    context.options = {"max_pixels": str(options.max_pixels)}
+
+
+def _check_size(width_px: int, height_px: int, options: DecodeOptions) -> None:
+    if width_px * height_px > options.max_pixels:
+        raise VideoError("too_large", f"{width_px}x{height_px} px; --max-pixels is {options.max_pixels}")
+
+
+def _note_missing_end(stream: VideoStream, state: DecodeState) -> None:
+    """A truncated file often ends without an error: its time stamps stop before the length its header names."""
+    if stream.duration is None or stream.time_base is None or state.broken or not state.frames_decoded:
+        return
+    length_seconds = float(stream.duration * stream.time_base)
+    seen_seconds = state.last_seconds - (state.start_seconds or 0.0)
+    if length_seconds - seen_seconds > 1.0 + 2 / (state.fps or 1.0):
+        state.broken = f"ends after {seen_seconds:.2f} s, its header says {length_seconds:.2f} s"
+
+
+def _decoded(container: InputContainer, stream: VideoStream, state: DecodeState) -> Iterator[VideoFrame]:
+    """Frames in display order; a bad packet costs itself, too many in a row end the video."""
+    in_a_row, next_tick = 0, time.monotonic() + _TICK_SECONDS
+    for packet in _packets(container, stream, state):
+        if time.monotonic() > next_tick:
+            state.tick()
+            next_tick = time.monotonic() + _TICK_SECONDS
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError as error:
+            state.packet_errors += 1
+            in_a_row += 1
+            if in_a_row >= _MAX_ERRORS_IN_A_ROW:
+                state.broken = f"{in_a_row} undecodable packets in a row ({_text(error)})"
+                return
+            continue
+        in_a_row = 0
+        for frame in frames:
+            state.frames_decoded += 1
+            yield frame  # type: ignore[misc]  # a video packet decodes to video frames
+
+
+def _packets(container: InputContainer, stream: VideoStream, state: DecodeState) -> Iterator[Packet]:
+    packets = container.demux(stream)
+    while True:
+        try:
+            yield next(packets)
+        except StopIteration:
+            return
+        except av.error.EOFError:
+            return
+        except av.error.FFmpegError as error:
+            state.packet_errors += 1
+            state.broken = f"the container breaks off ({_text(error)})"
+            return
+
+
+def _with_time(
+    frames: Iterator[VideoFrame], stream: VideoStream, options: DecodeOptions, state: DecodeState
+) -> Iterator[tuple[float, VideoFrame]]:
+    """(pts_seconds, frame) with strictly rising time stamps; missing ones are filled in, falling ones dropped."""
+    step = 1 / state.fps if state.fps > 0 else 1 / options.sample_fps
+    for frame in frames:
+        pts = frame.time
+        if pts is None:
+            pts = 0.0 if state.start_seconds is None else state.last_seconds + step
+        if pts <= state.last_seconds:
+            state.dropped_frames += 1
+            continue
+        if state.start_seconds is None:
+            state.start_seconds = pts
+        state.last_seconds = pts
+        yield pts, frame
+
+
+def _sampled(
+    video: int, timed: Iterator[tuple[float, VideoFrame]], options: DecodeOptions, state: DecodeState
+) -> Iterator[Frame]:
+    cuts, thumbnails, pixels = CutDetector(), VideoReformatter(), VideoReformatter()
+    next_pts, last_pts, last_size, new_shot = -math.inf, -math.inf, (0, 0), False
+    for pts, frame in timed:
+        _check_size(frame.width, frame.height, options)
+        new_shot |= cuts.is_cut(_thumbnail(thumbnails, frame))
+        if pts < next_pts - _NEAR_SECONDS:
+            continue
+        next_pts = _next_sample(pts, state.start_seconds or 0.0, options.sample_fps)
+        image = _image(pixels, frame, options.max_side, state)
+        new_shot |= pts - last_pts > options.gap_limit_seconds + _NEAR_SECONDS or image.shape[:2] != last_size
+        state.shot += new_shot and state.frames_sampled > 0
+        state.frames_sampled += 1
+        last_pts, last_size, new_shot = pts, image.shape[:2], False
+        yield Frame(video, state.shot, pts, image)
+
+
+def _next_sample(pts: float, start: float, fps: float) -> float:
+    """The next point of the sampling grid, which starts at the first frame."""
+    return start + (math.floor((pts - start + _NEAR_SECONDS) * fps) + 1) / fps
+
+
+def _thumbnail(reformatter: VideoReformatter, frame: VideoFrame) -> ImageArray:
+    height, width = THUMBNAIL_HW
+    return reformatter.reformat(frame, width, height, "gray", interpolation="FAST_BILINEAR").to_ndarray()
+
+
+def _image(reformatter: VideoReformatter, frame: VideoFrame, max_side: int, state: DecodeState) -> ImageArray:
+    """RGB of a frame as it is meant to be seen, longer side at most `max_side` px; uint8 [H, W, 3]."""
+    scale = min(1.0, max_side / max(frame.width, frame.height))
+    width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
+    rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation="AREA").to_ndarray()
+    state.rotation_degrees = frame.rotation
+    return np.ascontiguousarray(np.rot90(rgb, k=round(frame.rotation / 90)))

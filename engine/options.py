@@ -1,0 +1,218 @@
+"""Every option of the engine, its default written once, one frozen class per stage; the command line is made from these.
+
+A field's docstring is its help line. Values are checked when the object is made.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from f2f.engine.errors import UsageError
+
+MAX_CLASSES = 254  # a mask is 8 bit: 0 is background, 255 is ignore
+
+
+def _require(ok: bool, name: str, value: object, accepted: str) -> None:
+    if not ok:
+        flag = "--" + name.replace("_", "-")
+        raise UsageError(f"{flag} {value} is not accepted; accepted: {accepted}; correct {flag} and run again")
+
+
+def _unit_interval(name: str, value: float | None) -> None:
+    _require(value is None or 0 <= value <= 1, name, value, "a number from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """Which videos, and which class each search term means."""
+
+    query_map: Path | None = None
+    """JSON file {query: class} for queries that are not spelled like a class"""
+    video_column: str = "video"
+    """manifest column with the path of the video, relative to the manifest's folder"""
+    query_column: str = "query"
+    """manifest column with the search term"""
+    allow_outside: bool = False
+    """also read absolute paths, URLs and links that leave the source's folder"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeOptions:
+    """How frames are taken from a video."""
+
+    sample_fps: float = 6.0
+    """frames per second that are looked at, chosen by their time stamps"""
+    max_side: int = 500
+    """longer side in px of the frames that networks see and that are written; larger ones are scaled down"""
+    max_gap_seconds: float = 0.0
+    """a longer time between two sampled frames ends a shot, in seconds (0: 2.5 sampling intervals)"""
+    max_pixels: int = 64_000_000
+    """largest frame that is decoded, in px; larger ones fail the video"""
+    decoders: int = 0
+    """decoding processes (0: one per core, 4 at most); does not change results"""
+    decode_timeout_seconds: float = 60.0
+    """a decoding process that shows no progress for this long is replaced and its video recorded as hung, in seconds"""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.sample_fps <= 240, "sample_fps", self.sample_fps, "a rate above 0 and up to 240 frames/s")
+        _require(16 <= self.max_side <= 8192, "max_side", self.max_side, "16 to 8192 px")
+        _require(self.max_gap_seconds >= 0, "max_gap_seconds", self.max_gap_seconds, "0 or more seconds")
+        _require(self.max_pixels >= 1, "max_pixels", self.max_pixels, "1 or more px")
+        _require(0 <= self.decoders <= 256, "decoders", self.decoders, "0 (one per core) to 256 processes")
+        _require(self.decode_timeout_seconds > 0, "decode_timeout_seconds", self.decode_timeout_seconds, "above 0 s")
+
+    @property
+    def gap_limit_seconds(self) -> float:
+        """Longest time between consecutive frames of one shot."""
+        return self.max_gap_seconds or 2.5 / self.sample_fps
+
+    @property
+    def decoder_count(self) -> int:
+        """Number of decoding processes once 0 is resolved."""
+        return self.decoders or min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyOptions:
+    """Which classes a frame is said to show (paper §3.1-3.2)."""
+
+    tau: float | None = None
+    """a class is in a frame's label set when its score is above this (default: the network's own, else 0.9)"""
+    trust_query: bool = False
+    """take the query as the label set of every frame: for curated crawls"""
+    batch_frames: int = 8
+    """frames of one size that are scored together"""
+
+    def __post_init__(self) -> None:
+        _unit_interval("tau", self.tau)
+        _require(1 <= self.batch_frames <= 1024, "batch_frames", self.batch_frames, "1 to 1024 frames")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowOptions:
+    """Which runs of frames are labelled (paper §3.2)."""
+
+    window_frames: int = 5
+    """K: sampled frames that are aggregated into one mask"""
+    window_stride: int = 5
+    """sampled frames from one window's start to the next one's in a run"""
+    windows: Literal["first", "best", "all"] = "first"
+    """windows kept of each shot: the first, the one with the best mean score of the query, or all"""
+    max_windows: int = 0
+    """most windows of one video; decoding stops when they are found (0: no limit)"""
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.window_frames <= 100, "window_frames", self.window_frames, "1 to 100 frames")
+        _require(self.window_stride >= 1, "window_stride", self.window_stride, "1 or more frames")
+        _require(self.windows in {"first", "best", "all"}, "windows", self.windows, "first, best or all")
+        _require(self.max_windows >= 0, "max_windows", self.max_windows, "0 (no limit) or more windows")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CamOptions:
+    """How class activation maps become masks (paper §3.3.1)."""
+
+    scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25)
+    """sizes, as factors of the frame's, at which CAMs are computed, each also mirrored"""
+    theta_f: float | None = None
+    """a pixel is active above this share of its class's peak (default: the network's own, else 0.2)"""
+
+    def __post_init__(self) -> None:
+        ok = len(self.scales) > 0 and all(0 < scale <= 4 and math.isfinite(scale) for scale in self.scales)
+        _require(ok, "scales", self.scales, "one or more factors above 0 and up to 4")
+        _unit_interval("theta_f", self.theta_f)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackgroundOptions:
+    """Which pixels are called background (paper §3.4)."""
+
+    theta_b: float | None = None
+    """a pixel of no class is background where its saliency is below this (default: the network's own, else 0.12)"""
+
+    def __post_init__(self) -> None:
+        _unit_interval("theta_b", self.theta_b)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteOptions:
+    """What is written, and how it is committed."""
+
+    format: Literal["voc"] = "voc"
+    """layout of the masks: Pascal VOC folders"""
+    shard_videos: int = 16
+    """inputs that are committed together; a killed run loses at most the open shards"""
+
+    def __post_init__(self) -> None:
+        _require(self.format == "voc", "format", self.format, "voc")
+        _require(1 <= self.shard_videos <= 100_000, "shard_videos", self.shard_videos, "1 to 100000 inputs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeOptions:
+    """How networks are run."""
+
+    runtime: Literal["auto", "onnxruntime", "torch"] = "auto"
+    """what runs the networks (auto: ONNX Runtime for .onnx, torch for .pt2)"""
+    threads: int = 0
+    """threads of the networks and kernels (0: one per core)"""
+    trust_code: bool = False
+    """also load .pt2 networks, which are code, that this installation did not export itself"""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.threads <= 1024, "threads", self.threads, "0 (one per core) to 1024 threads")
+
+    @property
+    def thread_count(self) -> int:
+        """Number of threads once 0 is resolved."""
+        return self.threads or os.cpu_count() or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelOptions:
+    """Everything `label` needs; three fields have no default, the rest is as in the paper."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """folder <query>/**/*.mp4, or a .csv, .jsonl or .parquet manifest with a row per video"""
+    out: Path
+    """folder that receives masks, frames and records; give it again to go on with an interrupted run"""
+    classifier: str
+    """network that scores frames and yields CAMs: a file, or demo for the bundled one"""
+    flow: str = "auto"
+    """optical flow: a network file, dis (OpenCV), demo (bundled), auto (dis where OpenCV is installed, else demo)"""
+    saliency: str = "classical"
+    """foreground prior for the background rule: classical (weight-free), none, or a network file"""
+    sources: SourceOptions = field(default_factory=SourceOptions)
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
+    classify: ClassifyOptions = field(default_factory=ClassifyOptions)
+    window: WindowOptions = field(default_factory=WindowOptions)
+    cam: CamOptions = field(default_factory=CamOptions)
+    background: BackgroundOptions = field(default_factory=BackgroundOptions)
+    write: WriteOptions = field(default_factory=WriteOptions)
+    runtimes: RuntimeOptions = field(default_factory=RuntimeOptions)
+
+
+# Options that change how fast a run is, or where its files are, never what it writes.
+_NOT_PINNED = {"source", "out", "classifier", "flow", "saliency", "decoders", "decode_timeout_seconds", "query_map"}
+
+
+def pinned(options: LabelOptions) -> dict[str, Any]:
+    """The options that decide a run's results, flat and JSON-ready: what `run.json` pins and a resume must match."""
+    return {name: value for name, value in _flat(options).items() if name not in _NOT_PINNED}
+
+
+def _flat(options: Any) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for entry in fields(options):
+        value = getattr(options, entry.name)
+        if is_dataclass(value):
+            flat |= _flat(value)
+        else:
+            flat[entry.name] = list(value) if isinstance(value, tuple) else value
+    return flat

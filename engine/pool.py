@@ -1,0 +1,299 @@
+"""The decode pool: long-lived child processes, frames handed over through shared memory, a watchdog.
+
+One child decodes one video at a time. It puts pixels into its ring and a small message into its pipe; a slot is free
+again once the parent has copied it, so a slow parent holds the children back. A child that dies or shows no progress
+costs its video and is replaced.
+
+    parent -> child   DecodeTask | "credit" (a slot is free again) | "cancel" (enough of this video) | "exit"
+    child -> parent   FrameMessage | "tick" (alive) | EndMessage
+"""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+import numpy as np
+
+from f2f.engine.decode import DecodeState, sample_frames
+from f2f.engine.errors import VideoError
+from f2f.engine.options import DecodeOptions
+from f2f.engine.types import DecodeReport, Failure, Frame, ImageArray, InputRow, VideoEnd
+
+_SLOTS = 8
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class DecodeTask:
+    """One video to decode."""
+
+    video: int
+    location: str
+
+
+@dataclass(frozen=True)
+class FrameMessage:
+    """A frame lies in a slot of the ring."""
+
+    video: int
+    shot: int
+    pts_seconds: float
+    slot: int
+    size_hw: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class EndMessage:
+    """The video is over."""
+
+    end: VideoEnd
+
+
+class FrameRing:
+    """Slots for frames in memory that two processes see: in /dev/shm where there is room, else in a temporary file."""
+
+    def __init__(self, path: str, slots: int, slot_bytes: int) -> None:
+        """Map the file at `path`, which `create` has made."""
+        self.path, self.slots, self.slot_bytes = path, slots, slot_bytes
+        with Path(path).open("r+b") as stream:
+            self._memory = mmap.mmap(stream.fileno(), slots * slot_bytes)
+
+    @classmethod
+    def create(cls, slots: int, slot_bytes: int) -> FrameRing:
+        """Make a ring; its file is removed by `close`."""
+        handle, path = tempfile.mkstemp(prefix="f2f-ring-", dir=_ring_folder(slots * slot_bytes))
+        try:
+            os.posix_fallocate(handle, 0, slots * slot_bytes)
+        finally:
+            os.close(handle)
+        return cls(path, slots, slot_bytes)
+
+    def put(self, slot: int, image: ImageArray) -> None:
+        """Copy `image` into a slot."""
+        start = slot * self.slot_bytes
+        self._memory[start : start + image.nbytes] = image.tobytes()
+
+    def take(self, slot: int, size_hw: tuple[int, int]) -> ImageArray:
+        """A copy of the uint8 [H, W, 3] image in a slot."""
+        count = size_hw[0] * size_hw[1] * 3
+        pixels = np.frombuffer(self._memory, np.uint8, count, slot * self.slot_bytes)
+        return pixels.reshape(*size_hw, 3).copy()
+
+    def close(self) -> None:
+        """Unmap and remove the file."""
+        self._memory.close()
+        with suppress(FileNotFoundError):
+            Path(self.path).unlink()
+
+
+def _ring_folder(size_bytes: int) -> str:
+    shared = "/dev/shm"  # noqa: S108 - the kernel's shared memory; mkstemp makes the name
+    with suppress(OSError):
+        if os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 4 * size_bytes:
+            return shared
+    return tempfile.gettempdir()
+
+
+# ---- the child
+
+
+def decode_child(connection: Connection, ring_path: str, slots: int, slot_bytes: int, options: DecodeOptions) -> None:
+    """Decode videos until told to exit or the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    sender = _Sender(connection, FrameRing(ring_path, slots, slot_bytes))
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            message = connection.recv()
+            if isinstance(message, DecodeTask):
+                connection.send(EndMessage(sender.decode(message, options)))
+            elif message == "exit":
+                return
+            else:
+                sender.note(message)
+
+
+class _Sender:
+    """The child's end of the pipe: sends frames while it has credit."""
+
+    def __init__(self, connection: Connection, ring: FrameRing) -> None:
+        self._connection, self._ring = connection, ring
+        self._credit, self._slot, self._cancelled = ring.slots, 0, False
+
+    def note(self, message: str) -> None:
+        self._credit += message == "credit"
+        self._cancelled |= message == "cancel"
+
+    def decode(self, task: DecodeTask, options: DecodeOptions) -> VideoEnd:
+        self._cancelled = False
+        state = DecodeState(tick=lambda: self._connection.send("tick"))
+        try:
+            for frame in sample_frames(task.video, task.location, options, state):
+                self._send(frame)
+                if self._cancelled:
+                    state.stopped_early = True
+                    break
+        except VideoError as error:
+            return VideoEnd(task.video, state.report(), Failure.of("decode", error))
+        except MemoryError:
+            failure = Failure("decode", "out_of_memory", "the frame does not fit into memory", "transient")
+            return VideoEnd(task.video, state.report(), failure)
+        except Exception as error:  # noqa: BLE001 - whatever a library raises is this video's record, not the run's end
+            failure = Failure("decode", "decoder_error", f"{type(error).__name__}: {error}")
+            return VideoEnd(task.video, state.report(), failure)
+        note = ("broken", state.broken) if state.broken and not state.stopped_early else None
+        return VideoEnd(task.video, state.report(), note=note)
+
+    def _send(self, frame: Frame) -> None:
+        while self._connection.poll(None if self._credit == 0 else 0):
+            self.note(self._connection.recv())
+        self._ring.put(self._slot, frame.image)
+        self._connection.send(FrameMessage(frame.video, frame.shot, frame.pts_seconds, self._slot, frame.size_hw))
+        self._credit -= 1
+        self._slot = (self._slot + 1) % self._ring.slots
+
+
+# ---- the parent
+
+
+@dataclass
+class _Child:
+    process: multiprocessing.process.BaseProcess
+    connection: Connection
+    ring: FrameRing
+    task: DecodeTask | None = None
+    heard: float = 0.0
+    """monotonic time of its last sign of life"""
+    last_pts_seconds: float | None = None
+    cancelled: bool = field(default=False)
+
+
+class DecodePool:
+    """Decodes videos in child processes; use as a context manager, by one thread."""
+
+    def __init__(self, options: DecodeOptions) -> None:
+        """Children are started when they are first needed."""
+        self._options = options
+        self._context = multiprocessing.get_context("spawn")
+        self._children: list[_Child] = []
+
+    def __enter__(self) -> DecodePool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child in self._children:
+            self._dismiss(child)
+        self._children.clear()
+
+    def frames(self, rows: Iterable[tuple[int, InputRow]]) -> Iterator[Frame | VideoEnd]:
+        """Frames of all videos, each video's in order and followed by its `VideoEnd`; videos are interleaved."""
+        tasks = iter(rows)
+        while self._assign(tasks):
+            yield from self._receive()
+
+    def cancel(self, video: int) -> None:
+        """Enough of `video`: its child stops soon; frames under way still come."""
+        for child in self._children:
+            if child.task is not None and child.task.video == video and not child.cancelled:
+                child.cancelled = True
+                with suppress(OSError):  # a dead child is noticed by `_receive`
+                    child.connection.send("cancel")
+
+    def _assign(self, tasks: Iterator[tuple[int, InputRow]]) -> bool:
+        """Give idle children work; False when nothing is left to do."""
+        idle = [child for child in self._children if child.task is None]
+        missing = self._options.decoder_count - len(self._children)
+        for place in range(len(idle) + missing):
+            entry = next(tasks, None)
+            if entry is None:
+                break
+            child = idle[place] if place < len(idle) else self._start()
+            self._give(child, DecodeTask(entry[0], entry[1].location))
+        return any(child.task for child in self._children)
+
+    def _give(self, child: _Child, task: DecodeTask) -> None:
+        child.task, child.heard, child.last_pts_seconds, child.cancelled = task, time.monotonic(), None, False
+        with suppress(OSError):  # a dead child is noticed by `_receive`
+            child.connection.send(task)
+
+    def _receive(self) -> Iterator[Frame | VideoEnd]:
+        busy = {child.connection: child for child in self._children if child.task}
+        ready = wait(list(busy), timeout=_POLL_SECONDS)
+        for connection in ready:
+            assert isinstance(connection, Connection)
+            yield from self._message(busy.pop(connection))
+        for child in busy.values():
+            if time.monotonic() - child.heard > self._options.decode_timeout_seconds:
+                yield self._replace(child, "hung", f"no progress for {self._options.decode_timeout_seconds:g} s")
+
+    def _message(self, child: _Child) -> Iterator[Frame | VideoEnd]:
+        try:
+            message = child.connection.recv()
+        except (EOFError, OSError):
+            child.process.join(5)
+            yield self._replace(child, "crashed", _exit_text(child.process.exitcode))
+            return
+        if isinstance(message, FrameMessage):
+            yield self._frame(child, message)
+        elif isinstance(message, EndMessage):
+            child.task = None
+            yield message.end
+        child.heard = time.monotonic()  # after the yield: the consumer's time is not the child's
+
+    def _frame(self, child: _Child, message: FrameMessage) -> Frame:
+        image = child.ring.take(message.slot, message.size_hw)
+        child.last_pts_seconds = message.pts_seconds
+        with suppress(OSError):  # a dead child is noticed by `_receive`
+            child.connection.send("credit")
+        return Frame(message.video, message.shot, message.pts_seconds, image)
+
+    def _start(self) -> _Child:
+        slot_bytes = -(-self._options.max_side**2 * 3 // mmap.PAGESIZE) * mmap.PAGESIZE
+        ring = FrameRing.create(_SLOTS, slot_bytes)
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=decode_child, args=(theirs, ring.path, _SLOTS, slot_bytes, self._options), daemon=True
+        )
+        process.start()
+        theirs.close()
+        child = _Child(process, ours, ring)
+        self._children.append(child)
+        return child
+
+    def _replace(self, child: _Child, reason: str, detail: str) -> VideoEnd:
+        """Give up on a child; a new one is started with the next task."""
+        assert child.task is not None
+        seen = "no frame" if child.last_pts_seconds is None else f"last frame at {child.last_pts_seconds:.2f} s"
+        self._children.remove(child)
+        self._dismiss(child, kill=True)
+        failure = Failure("decode", reason, f"the decoding process {detail}; {seen}")
+        return VideoEnd(child.task.video, replace(DecodeReport(), last_seconds=child.last_pts_seconds or 0.0), failure)
+
+    def _dismiss(self, child: _Child, kill: bool = False) -> None:
+        if kill or child.task is not None:
+            child.process.kill()
+        else:
+            with suppress(OSError):
+                child.connection.send("exit")
+        child.process.join(5)
+        if child.process.is_alive():
+            child.process.kill()
+            child.process.join()
+        child.connection.close()
+        child.ring.close()
+
+
+def _exit_text(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"

@@ -1,0 +1,220 @@
+"""Source: a folder or a manifest -> the list of inputs, each with its query and the place it is opened from.
+
+Names from a crawl are data: they are never joined into a path that is written, and a path they give is only opened
+when it stays inside the source's folder (links resolved) or the user allows more.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from f2f.engine.errors import UsageError
+from f2f.engine.options import SourceOptions
+from f2f.engine.types import InputRow
+
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .flv .wmv .3gp .ogv .gif".split()
+)
+MANIFEST_SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+
+def read_source(source: str, options: SourceOptions) -> list[InputRow]:
+    """All inputs of `source`, in a fixed order.
+
+    A row that cannot be used stays in the list with its `problem`.
+
+    Raises:
+        UsageError: the source is missing, empty or of an unknown kind, or two rows have one id.
+    """
+    path = Path(source)
+    if path.is_dir():
+        rows = list(_folder_rows(path, options))
+    elif path.suffix.lower() in MANIFEST_SUFFIXES:
+        rows = list(_manifest_rows(path, options))
+    else:
+        what = "is not there" if not path.exists() else "is not a folder or manifest"
+        raise UsageError(
+            f"source {source!r} {what}; accepted: a folder <query>/**/*.mp4 or a manifest "
+            f"({', '.join(MANIFEST_SUFFIXES)}); give one of them"
+        )
+    if not rows:
+        raise UsageError(
+            f"source {source!r} holds no video; accepted: files {' '.join(sorted(VIDEO_SUFFIXES))} below "
+            "<query>/ folders, or a manifest with rows; fill it and run again"
+        )
+    _refuse_equal_ids(rows)
+    return rows
+
+
+def printable(name: str) -> str:
+    """`name` with bytes that are not UTF-8 spelled out, for tables and terminals."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def class_of_query(query: str, classes: Sequence[str], query_map: Mapping[str, str]) -> int | None:
+    """Channel of the class a query means; ignores case and separators, None where there is none."""
+    wanted = _plain(query_map.get(query, query_map.get(_plain(query), query)))
+    return next((channel for channel, name in enumerate(classes) if _plain(name) == wanted), None)
+
+
+def read_query_map(path: Path | None, classes: Sequence[str]) -> dict[str, str]:
+    """The `--query-map` file {query: class}, keyed by query and by its plain spelling.
+
+    Raises:
+        UsageError: not a JSON object of strings, or a class the classifier does not have.
+    """
+    if path is None:
+        return {}
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--query-map {path} cannot be read ({error.strerror}); give a JSON file") from error
+    except ValueError as error:
+        raise UsageError(f"--query-map {path} is not JSON ({error}); accepted: {{query: class}}") from error
+    if not isinstance(entries, dict) or not all(isinstance(value, str) for value in entries.values()):
+        raise UsageError(f'--query-map {path} is not an object of strings; accepted: {{"puppy": "dog"}}')
+    for query, name in entries.items():
+        if class_of_query(name, classes, {}) is None:
+            hint = get_close_matches(name, classes, n=1)
+            raise UsageError(
+                f"--query-map {path} maps {query!r} to {name!r}, which the classifier does not know"
+                f"{f' (did you mean {hint[0]!r}?)' if hint else ''}; accepted: {', '.join(classes)}"
+            )
+    return {key: name for query, name in entries.items() for key in (query, _plain(query))}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def _folder_rows(root: Path, options: SourceOptions) -> Iterator[InputRow]:
+    for directory, folders, files in os.walk(root):
+        folders.sort()
+        for name in sorted(files):
+            if Path(name).suffix.lower() in VIDEO_SUFFIXES:
+                relative = os.path.relpath(os.path.join(directory, name), root)  # noqa: PTH118 - keeps odd bytes
+                yield _folder_row(root, relative, options)
+
+
+def _folder_row(root: Path, relative: str, options: SourceOptions) -> InputRow:
+    query, _, rest = relative.partition(os.sep)
+    if not rest:
+        problem = ("no_query", "lies outside a <query>/ folder; move it into a folder named after its search term")
+        return InputRow(id=relative, video=relative, query="", problem=problem)
+    return _located(root, InputRow(id=relative, video=relative, query=query), options)
+
+
+def _located(root: Path, row: InputRow, options: SourceOptions) -> InputRow:
+    """The row with its `location`, or with the problem that keeps it from having one."""
+    location, problem = _locate(root, row.video, options)
+    return InputRow(row.id, row.video, row.query, location, row.tags, problem)
+
+
+def _locate(root: Path, video: str, options: SourceOptions) -> tuple[str, tuple[str, str] | None]:
+    if "\0" in video:
+        return "", ("bad_path", "the path holds a NUL byte")
+    if "://" in video and options.allow_outside:
+        return video, None
+    path = os.path.realpath(root / video)
+    inside = path.startswith(os.path.realpath(root).rstrip(os.sep) + os.sep)
+    if not inside and not options.allow_outside:
+        return "", ("outside", "leaves the source's folder; --allow-outside admits it")
+    return path, None
+
+
+def _manifest_rows(path: Path, options: SourceOptions) -> Iterator[InputRow]:
+    if not path.is_file():
+        raise UsageError(f"manifest {path} is not there; give a .csv, .jsonl or .parquet file")
+    for number, entry in enumerate(_records(path, options), 1):
+        yield _manifest_row(path, number, entry, options)
+
+
+def _manifest_row(path: Path, number: int, entry: Mapping[str, object] | str, options: SourceOptions) -> InputRow:
+    """The row of one manifest line; `entry` is the reason as text where the line could not be read."""
+    stand_in = f"row-{number:06d}"
+    if isinstance(entry, str):
+        return InputRow(id=stand_in, video="", query="", problem=("bad_row", f"line {number} of {path.name}: {entry}"))
+    video, query = entry.get(options.video_column), entry.get(options.query_column)
+    if not isinstance(video, str) or not isinstance(query, str) or not video or not query:
+        detail = (
+            f"row {number} of {path.name} has {options.video_column}={video!r}, {options.query_column}={query!r}; "
+            "both must be text"
+        )
+        return InputRow(id=str(entry.get("id") or stand_in), video=str(video or ""), query="", problem=("bad_row", detail))
+    name = str(entry.get("id") or f"{query}/{video}")
+    return _located(path.parent, InputRow(name, video, query, tags=str(entry.get("tags") or "")), options)
+
+
+def _records(path: Path, options: SourceOptions) -> Iterable[Mapping[str, object] | str]:
+    readers = {".csv": _csv_records, ".jsonl": _jsonl_records, ".parquet": _parquet_records}
+    return readers[path.suffix.lower()](path, (options.video_column, options.query_column))
+
+
+def _need_columns(path: Path, found: Sequence[str], wanted: tuple[str, str]) -> None:
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise UsageError(
+            f"manifest {path} has columns {', '.join(found) or 'none'}; it needs {', '.join(wanted)}; rename "
+            "them or name yours with --video-column and --query-column"
+        )
+
+
+def _csv_records(path: Path, wanted: tuple[str, str]) -> Iterator[Mapping[str, object] | str]:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        reader = csv.DictReader(stream)
+        _need_columns(path, list(reader.fieldnames or []), wanted)
+        while True:
+            try:
+                entry = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield f"not CSV ({error})"
+            else:
+                extra = entry.pop(None, None) if None in entry else None  # type: ignore[call-overload]
+                yield f"has {len(extra)} fields too many" if extra else entry
+
+
+def _jsonl_records(path: Path, wanted: tuple[str, str]) -> Iterator[Mapping[str, object] | str]:
+    with path.open("rb") as stream:
+        for line in stream:
+            if line.strip():
+                yield _json_record(line)
+
+
+def _json_record(line: bytes) -> Mapping[str, object] | str:
+    try:
+        entry = json.loads(line.decode("utf-8", "surrogateescape"))
+    except ValueError as error:
+        return f"not JSON ({error})"
+    return entry if isinstance(entry, dict) else f"a JSON {type(entry).__name__}, not an object"
+
+
+def _parquet_records(path: Path, wanted: tuple[str, str]) -> Iterator[Mapping[str, object] | str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(f"manifest {path} is not a Parquet file ({error}); write it anew") from error
+    _need_columns(path, table.column_names, wanted)
+    for batch in table.to_batches():
+        yield from batch.to_pylist()
+
+
+def _refuse_equal_ids(rows: Sequence[InputRow]) -> None:
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows, 1):
+        if row.id in seen:
+            raise UsageError(
+                f"rows {seen[row.id]} and {number} both have the id {printable(row.id)!r}; ids must be unique: "
+                "remove one row, or give the manifest an id column"
+            )
+        seen[row.id] = number

@@ -1,0 +1,146 @@
+"""Window: scored frames -> runs of K frames worth labelling (paper §3.2).
+
+A run is consecutive sampled frames of one shot with the same label set, which contains the query. Windows are cut
+from a run every `window_stride` frames; per shot the first, the best or all are kept. Only the last K frames of a
+video are held, and for `best` the best window so far.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from f2f.engine.options import WindowOptions
+from f2f.engine.types import ScoredFrame, VideoEnd, Window
+
+
+def find_windows(
+    items: Iterator[ScoredFrame | VideoEnd],
+    queries: Mapping[int, int],
+    tau: float | None,
+    options: WindowOptions,
+    enough: Callable[[int], None],
+) -> Iterator[Window | VideoEnd]:
+    """The windows of every video, followed by its end.
+
+    Args:
+        items: scored frames, in order per video.
+        queries: video -> channel of its query's class.
+        tau: score above which a class is in the label set; None: the label set is the query.
+        options: length, stride and number of windows.
+        enough: called once with a video that needs no more frames.
+    """
+    finders: dict[int, _Finder] = {}
+    for item in items:
+        video = item.video if isinstance(item, VideoEnd) else item.frame.video
+        finder = finders.setdefault(video, _Finder(queries[video], tau, options))
+        if isinstance(item, VideoEnd):
+            yield from finder.finish()
+            del finders[video]
+            yield _with_note(item, finder)
+        elif not finder.full:
+            yield from finder.push(item)
+            if finder.full:
+                enough(video)
+
+
+def _with_note(end: VideoEnd, finder: _Finder) -> VideoEnd:
+    """Say why a video has no window."""
+    if end.failure or end.note or finder.found:
+        return end
+    return replace(end, note=finder.why_none(end.report.frames_sampled))
+
+
+class _Finder:
+    """The windows of one video."""
+
+    def __init__(self, query: int, tau: float | None, options: WindowOptions) -> None:
+        self._query, self._tau, self._options = query, tau, options
+        self._run: deque[ScoredFrame] = deque(maxlen=options.window_frames)
+        self._run_length, self._key = 0, None  # key: (shot, label set) of the run
+        self._shot = -1
+        self._best: tuple[float, Window] | None = None
+        self._kept_in_shot = 0
+        self._with_query = self._longest_run = 0
+        self.found = 0
+
+    @property
+    def full(self) -> bool:
+        """No more windows are wanted."""
+        return 0 < self._options.max_windows <= self.found
+
+    def push(self, scored: ScoredFrame) -> Iterator[Window]:
+        if scored.frame.shot != self._shot:
+            yield from self._end_shot()
+            self._shot = scored.frame.shot
+        classes = self._label_set(scored)
+        self._extend_run(scored, classes)
+        if classes and self._run_length >= self._options.window_frames and self._on_stride():
+            yield from self._keep(self._window(classes))
+
+    def finish(self) -> Iterator[Window]:
+        yield from self._end_shot()
+
+    def why_none(self, frames_sampled: int) -> tuple[str, str]:
+        wanted = self._options.window_frames
+        if frames_sampled < wanted:
+            return "too_short", f"{frames_sampled} sampled frames; a window needs {wanted}"
+        if not self._with_query:
+            return "query_not_seen", f"the query scores above {self._tau} in none of {frames_sampled} sampled frames"
+        detail = f"the longest run of frames with one label set that contains the query is {self._longest_run} of {wanted}"
+        return "no_window", detail
+
+    def _label_set(self, scored: ScoredFrame) -> tuple[int, ...]:
+        """The frame's classes; empty where the query is not among them."""
+        if self._tau is None:
+            return (self._query,)
+        assert scored.scores is not None
+        classes = tuple(int(channel) for channel in np.flatnonzero(scored.scores > self._tau))
+        return classes if self._query in classes else ()
+
+    def _extend_run(self, scored: ScoredFrame, classes: tuple[int, ...]) -> None:
+        key = (scored.frame.shot, classes)
+        if key != self._key:
+            self._run.clear()
+            self._run_length, self._key = 0, key
+        if classes:
+            self._run.append(scored)
+            self._run_length += 1
+            self._with_query += 1
+            self._longest_run = max(self._longest_run, self._run_length)
+
+    def _on_stride(self) -> bool:
+        return (self._run_length - self._options.window_frames) % self._options.window_stride == 0
+
+    def _window(self, classes: tuple[int, ...]) -> tuple[float, Window]:
+        scores = [scored.scores for scored in self._run if scored.scores is not None]
+        means = np.mean(scores, axis=0) if scores else None  # [C]
+        window = Window(
+            video=self._run[0].frame.video,
+            number=self.found,
+            frames=tuple(scored.frame for scored in self._run),
+            classes=classes,
+            scores=None if means is None else tuple(float(means[channel]) for channel in classes),
+        )
+        return (0.0 if means is None else float(means[self._query])), window
+
+    def _keep(self, candidate: tuple[float, Window]) -> Iterator[Window]:
+        if self._options.windows == "best":
+            if self._best is None or candidate[0] > self._best[0]:  # a tie keeps the earlier one
+                self._best = candidate
+        elif (self._options.windows == "all" or self._kept_in_shot == 0) and not self.full:
+            yield self._count(candidate[1])
+
+    def _end_shot(self) -> Iterator[Window]:
+        if self._best is not None and not self.full:
+            yield self._count(self._best[1])
+        self._best, self._kept_in_shot = None, 0
+
+    def _count(self, window: Window) -> Window:
+        numbered = replace(window, number=self.found)
+        self.found += 1
+        self._kept_in_shot += 1
+        return numbered
