@@ -80,7 +80,9 @@ def _opencv() -> Any:
     try:
         import cv2
     except ImportError as error:
-        raise UsageError("--flow dis needs OpenCV, which is not installed; install f2f[dis], or give --flow demo") from error
+        raise UsageError(
+            "--flow dis needs OpenCV, which is not installed; install f2f[dis], or give --flow demo"
+        ) from error
     cv2.setNumThreads(1)  # its results must not depend on the machine
     return cv2
 

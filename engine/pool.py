@@ -148,7 +148,7 @@ class _Sender:
         except MemoryError:
             failure = Failure("decode", "out_of_memory", "the frame does not fit into memory", "transient")
             return VideoEnd(task.video, state.report(), failure)
-        except Exception as error:  # noqa: BLE001 - whatever a library raises is this video's record, not the run's end
+        except Exception as error:
             failure = Failure("decode", "decoder_error", f"{type(error).__name__}: {error}")
             return VideoEnd(task.video, state.report(), failure)
         note = ("broken", state.broken) if state.broken and not state.stopped_early else None
@@ -258,7 +258,7 @@ class DecodePool:
         return Frame(message.video, message.shot, message.pts_seconds, image)
 
     def _start(self) -> _Child:
-        slot_bytes = -(-self._options.max_side**2 * 3 // mmap.PAGESIZE) * mmap.PAGESIZE
+        slot_bytes = -(-(self._options.max_side**2) * 3 // mmap.PAGESIZE) * mmap.PAGESIZE
         ring = FrameRing.create(_SLOTS, slot_bytes)
         ours, theirs = self._context.Pipe()
         process = self._context.Process(

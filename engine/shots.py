@@ -51,6 +51,7 @@ def _centred_difference(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) 
 def _histogram_change(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
     """Share of pixels, 0..1, that would have to change their bin; mean brightness taken out."""
     counts = [
-        np.histogram(grey - grey.mean() + 128, bins=_HISTOGRAM_BINS, range=(0, 256))[0].astype(np.float64) for grey in (a, b)
+        np.histogram(grey - grey.mean() + 128, bins=_HISTOGRAM_BINS, range=(0, 256))[0].astype(np.float64)
+        for grey in (a, b)
     ]
     return float(np.abs(counts[0] - counts[1]).sum() / (2 * a.size))

@@ -18,9 +18,7 @@ from f2f.engine.errors import UsageError
 from f2f.engine.options import SourceOptions
 from f2f.engine.types import InputRow
 
-VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .flv .wmv .3gp .ogv .gif".split()
-)
+VIDEO_SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".flv", ".wmv", ".3gp", ".ogv", ".gif"])
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
@@ -146,7 +144,9 @@ def _manifest_row(path: Path, number: int, entry: Mapping[str, object] | str, op
             f"row {number} of {path.name} has {options.video_column}={video!r}, {options.query_column}={query!r}; "
             "both must be text"
         )
-        return InputRow(id=str(entry.get("id") or stand_in), video=str(video or ""), query="", problem=("bad_row", detail))
+        return InputRow(
+            id=str(entry.get("id") or stand_in), video=str(video or ""), query="", problem=("bad_row", detail)
+        )
     name = str(entry.get("id") or f"{query}/{video}")
     return _located(path.parent, InputRow(name, video, query, tags=str(entry.get("tags") or "")), options)
 

@@ -90,7 +90,9 @@ class _Finder:
             return "too_short", f"{frames_sampled} sampled frames; a window needs {wanted}"
         if not self._with_query:
             return "query_not_seen", f"the query scores above {self._tau} in none of {frames_sampled} sampled frames"
-        detail = f"the longest run of frames with one label set that contains the query is {self._longest_run} of {wanted}"
+        detail = (
+            f"the longest run of frames with one label set that contains the query is {self._longest_run} of {wanted}"
+        )
         return "no_window", detail
 
     def _label_set(self, scored: ScoredFrame) -> tuple[int, ...]:

@@ -1,0 +1,53 @@
+"""Files that are there whole or not at all, and what a full or broken disk means for a run."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from f2f.engine.errors import MachineError
+
+_MACHINE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "writing is not permitted",
+    errno.EPERM: "writing is not permitted",
+    errno.EIO: "the disk reports an error",
+    errno.EMFILE: "too many files are open",
+}
+
+
+@contextmanager
+def machine_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the machine while writing `path` into a `MachineError` that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        what = _MACHINE.get(error.errno or 0, error.strerror or str(error))
+        raise MachineError(
+            f"{what} (while writing {path}); what is committed stays; mend it and run the same command again to go on"
+        ) from error
+
+
+def write_aside(path: Path, data: bytes) -> None:
+    """Write `data` beside `path` and rename it there: readers see the old file or the new one, never a part.
+
+    Raises:
+        MachineError: the disk does not take it.
+    """
+    aside = path.with_name(f".{path.name}.part")
+    with machine_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            aside.replace(path)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise

@@ -1,0 +1,226 @@
+"""The pipeline: the stages, nested in data order, from a source of videos to a folder of masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import av
+
+from f2f.engine.aggregate import aggregate
+from f2f.engine.background import Saliency, decide_background, open_saliency
+from f2f.engine.cam import Activation, activate
+from f2f.engine.classify import Classifier, classify, without_scores
+from f2f.engine.errors import MachineError, UsageError
+from f2f.engine.flow import Flow, follow, open_flow
+from f2f.engine.options import LabelOptions, pinned
+from f2f.engine.pool import DecodePool
+from f2f.engine.records import MaskRecord, Summary, VideoRecord
+from f2f.engine.run import Run, locked, open_run
+from f2f.engine.source import class_of_query, printable, read_query_map, read_source
+from f2f.engine.stage import StageClock
+from f2f.engine.types import Frame, InputRow, VideoEnd
+from f2f.engine.window import find_windows
+from f2f.engine.write import ShardWriter, write
+
+_PAPER = {"tau": 0.9, "theta_f": 0.2}
+
+
+@dataclass
+class Progress:
+    """How far a run is; handed to `label`'s callback after every record and batch of frames."""
+
+    inputs: int
+    settled: int = 0
+    """inputs with a record, those of earlier runs included"""
+    frames: int = 0
+    """sampled frames looked at"""
+    masks: int = 0
+    failed: int = 0
+    committed_shards: int = 0
+    clock: StageClock = field(default_factory=StageClock)
+
+    @property
+    def bottleneck(self) -> str:
+        """The stage that took most of the time so far."""
+        return self.clock.bottleneck()
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What a run computes with, opened once."""
+
+    classifier: Classifier
+    flow: Flow
+    saliency: Saliency
+    tau: float | None
+    """None: the query is trusted"""
+    theta_f: float
+
+
+def label(options: LabelOptions, on_progress: Callable[[Progress], None] = lambda _: None) -> Summary:
+    """Label a source of videos; what `f2f label` does.
+
+    Goes on with the run in `options.out` where there is one. Every input ends in the records as ok, partial,
+    skipped or failed.
+
+    Raises:
+        UsageError: the options, networks or source cannot be used, or the folder holds another run.
+        MachineError: the machine stopped the run (disk full, …); calling again goes on.
+    """
+    networks = open_networks(options)
+    names = networks.classifier.info.classes
+    query_map = read_query_map(options.sources.query_map, names)
+    rows = read_source(options.source, options.sources)
+    queries = {number: class_of_query(row.query, names, query_map) for number, row in enumerate(rows)}
+    _refuse_foreign_queries(rows, queries, names)
+    with locked(options.out):
+        decisive = _decisive(options, networks, query_map)
+        run = open_run(options.out, decisive, rows, options.write.shard_videos)
+        queries = {number: class_of_query(row.query, names, query_map) for number, row in enumerate(run.rows)}
+        try:
+            run_shards(run.pending_shards(), run, queries, networks, options, on_progress)
+        finally:
+            summary = run.rebuild()
+    return summary
+
+
+def open_networks(options: LabelOptions) -> Networks:
+    """Open what `options` names; thresholds that are not given are the network's own, else the paper's."""
+    classifier = Classifier.open(options.classifier, options.runtimes)
+    defaults = {**_PAPER, **classifier.info.defaults}
+    tau = defaults["tau"] if options.classify.tau is None else options.classify.tau
+    theta_f = defaults["theta_f"] if options.cam.theta_f is None else options.cam.theta_f
+    return Networks(
+        classifier,
+        open_flow(options.flow, options.runtimes),
+        open_saliency(options.saliency, options.background.theta_b, options.runtimes),
+        None if options.classify.trust_query else tau,
+        theta_f,
+    )
+
+
+def run_shards(
+    shards: Sequence[int],
+    run: Run,
+    queries: Mapping[int, int | None],
+    networks: Networks,
+    options: LabelOptions,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> None:
+    """Label the inputs of `shards` and commit each shard when its last input has a record."""
+    rows = [number for shard in shards for number in run.shard_rows(shard)]
+    progress = Progress(len(run.rows), settled=len(run.rows) - len(rows))
+    known = {number: channel for number, channel in queries.items() if channel is not None}
+    writer = ShardWriter(run, known, lambda _: _count_commit(progress))
+    try:
+        _refuse_unusable(rows, run, known, writer, progress)
+        usable = [(number, run.rows[number]) for number in rows if number in known and not run.rows[number].problem]
+        with DecodePool(options.decode) as pool:
+            frames = _counted(pool.frames(usable), progress, on_progress)
+            for record in _stages(frames, pool, known, networks, options, writer, progress.clock):
+                _count(record, progress)
+                on_progress(progress)
+    except MemoryError as error:
+        raise MachineError(
+            "the memory is used up; what is committed stays; give --max-side or --decoders a smaller value (a new "
+            "--out is needed for the former) and run again to go on"
+        ) from error
+    finally:
+        writer.abandon()
+
+
+def _stages(
+    frames: Iterator[Frame | VideoEnd],
+    pool: DecodePool,
+    queries: Mapping[int, int],
+    networks: Networks,
+    options: LabelOptions,
+    writer: ShardWriter,
+    clock: StageClock,
+) -> Iterator[MaskRecord | VideoRecord]:
+    """decode -> classify -> window -> cam -> flow -> aggregate -> background -> write."""
+    if networks.tau is None and options.window.windows != "best":
+        scored = without_scores(frames)
+    else:
+        scored = classify(frames, networks.classifier, options.classify, clock)
+    windows = find_windows(scored, queries, networks.tau, options.window, enough=pool.cancel)
+    activation = Activation(networks.classifier, options.cam.scales, networks.theta_f)
+    active = activate(windows, activation, clock)
+    moving = follow(active, networks.flow, clock)
+    united = aggregate(moving, clock)
+    labelled = decide_background(united, networks.saliency, clock)
+    return write(labelled, writer, clock)
+
+
+def _decisive(options: LabelOptions, networks: Networks, query_map: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that decides results, JSON-ready: what `run.json` pins."""
+    resolved = {"tau": networks.tau, "theta_f": networks.theta_f, "theta_b": networks.saliency.theta_b}
+    info = networks.classifier.info
+    return {
+        "f2f": version("f2f"),
+        "options": {**pinned(options), **resolved, "threads": options.runtimes.thread_count},
+        "networks": {
+            "classifier": {"sha256": info.fingerprint, "runtime": info.runtime},
+            "flow": {"sha256": networks.flow.fingerprint, "runtime": networks.flow.description},
+            "saliency": {"sha256": networks.saliency.fingerprint, "runtime": networks.saliency.description},
+        },
+        "decoder": f"PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}",
+        "classes": list(info.classes),
+        "query_map": dict(query_map),
+    }
+
+
+def _refuse_foreign_queries(
+    rows: Sequence[InputRow], queries: Mapping[int, int | None], classes: Sequence[str]
+) -> None:
+    """One strange query is a record; when none fits, the classifier or the spelling is wrong."""
+    if all(channel is None for channel in queries.values()) and any(not row.problem for row in rows):
+        found = sorted({printable(row.query) for row in rows if row.query})
+        raise UsageError(
+            f"no query is a class of the classifier; queries: {', '.join(found[:10])}; classes: {', '.join(classes)}; "
+            "name the class of each query in a JSON file for --query-map, or give another --classifier"
+        )
+
+
+def _refuse_unusable(
+    rows: Sequence[int], run: Run, known: Mapping[int, int], writer: ShardWriter, progress: Progress
+) -> None:
+    """Settle the inputs that are never opened."""
+    for number in rows:
+        row = run.rows[number]
+        if row.problem:
+            _count(writer.refuse(number, "failed", *row.problem), progress)
+        elif number not in known:
+            detail = f"query {printable(row.query)!r} is no class of the classifier; --query-map can name one"
+            _count(writer.refuse(number, "skipped", "unknown_query", detail), progress)
+
+
+def _counted(
+    frames: Iterator[Frame | VideoEnd], progress: Progress, on_progress: Callable[[Progress], None]
+) -> Iterator[Frame | VideoEnd]:
+    """The same items; counts frames, and the time spent waiting for them."""
+    while True:
+        with progress.clock.busy("decode"):
+            item = next(frames, None)
+        if item is None:
+            return
+        if isinstance(item, Frame):
+            progress.frames += 1
+            if progress.frames % 16 == 0:
+                on_progress(progress)
+        yield item
+
+
+def _count(record: MaskRecord | VideoRecord, progress: Progress) -> None:
+    if isinstance(record, MaskRecord):
+        progress.masks += 1
+        return
+    progress.settled += 1
+    progress.failed += record.status == "failed"
+
+
+def _count_commit(progress: Progress) -> None:
+    progress.committed_shards += 1

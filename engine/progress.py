@@ -1,0 +1,101 @@
+"""What a person sees while a run works: a live line on a terminal, plain lines elsewhere, a table at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from f2f.engine.pipeline import Progress
+from f2f.engine.records import Summary
+
+_PLAIN_SECONDS = 10.0
+
+
+@contextmanager
+def show_progress(quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
+    """A callback for `label`; draws on stderr."""
+    console = Console(stderr=True)
+    if quiet:
+        yield lambda _: None
+    elif console.is_terminal:
+        with _live(console) as callback:
+            yield callback
+    else:
+        yield _PlainLines()
+
+
+@contextmanager
+def _live(console: Console) -> Iterator[Callable[[Progress], None]]:
+    columns = (
+        TextColumn("videos"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    start = time.monotonic()
+    with RichProgress(*columns, console=console) as bar:
+        task = bar.add_task("label", total=None, text="")
+
+        def update(progress: Progress) -> None:
+            text = _text(progress, time.monotonic() - start)
+            bar.update(task, total=progress.inputs, completed=progress.settled, text=text)
+
+        yield update
+
+
+class _PlainLines:
+    """A line now and then, for logs."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._next = self._start + _PLAIN_SECONDS
+        self._settled_before: int | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if self._settled_before is None:
+            self._settled_before = progress.settled
+        if now < self._next and progress.settled < progress.inputs:
+            return
+        self._next = now + _PLAIN_SECONDS
+        text = _text(progress, now - self._start)
+        sys.stderr.write(f"{progress.settled}/{progress.inputs} videos, {text}, {self._eta(progress, now)}\n")
+
+    def _eta(self, progress: Progress, now: float) -> str:
+        done = progress.settled - (self._settled_before or 0)
+        if not done:
+            return "ETA unknown"
+        return f"ETA {(now - self._start) / done * (progress.inputs - progress.settled):.0f} s"
+
+
+def _text(progress: Progress, seconds: float) -> str:
+    rate = progress.frames / seconds if seconds > 0 else 0.0
+    parts = [f"{progress.frames} frames ({rate:.1f}/s)", f"{progress.masks} masks", f"{progress.failed} failed"]
+    if progress.bottleneck:
+        parts.append(f"most time in {progress.bottleneck}")
+    return ", ".join(parts)
+
+
+def print_summary(summary: Summary, console: Console) -> None:
+    """The accounting as a table."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("inputs", "ok", "partial", "skipped", "failed", "pending", "masks"):
+        table.add_column(name, justify="right")
+    counts = (
+        summary.inputs,
+        summary.ok,
+        summary.partial,
+        summary.skipped,
+        summary.failed,
+        summary.pending,
+        summary.masks,
+    )
+    table.add_row(*map(str, counts))
+    console.print(table)
+    if summary.reasons:
+        console.print("reasons: " + ", ".join(f"{name} {count}" for name, count in summary.reasons.items()))

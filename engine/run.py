@@ -1,0 +1,182 @@
+"""Run: an output folder with what it pins; opened new, or again to go on, or refused with what differs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from f2f.engine.errors import RunMismatchError, UsageError
+from f2f.engine.files import machine_errors, write_aside
+from f2f.engine.records import ShardRecord, Summary, read_shards, rebuild_lists, summarize
+from f2f.engine.source import printable
+from f2f.engine.types import InputRow
+
+_OWN = {"run.json", "summary.json", "videos.parquet", "labels.parquet", "shards", "voc", ".staging", ".lock"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open output folder."""
+
+    out: Path
+    pinned: dict[str, Any]
+    """the content of `run.json`"""
+    rows: tuple[InputRow, ...]
+    """inputs in pinned order"""
+    committed: tuple[ShardRecord, ...]
+    """shards that were committed when it was opened"""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Channel order of the classifier."""
+        return tuple(self.pinned["classes"])
+
+    def shard_rows(self, shard: int) -> range:
+        """Numbers of the inputs of a shard."""
+        return range(*self.pinned["shards"][shard])
+
+    def pending_shards(self) -> list[int]:
+        """Numbers of the shards that are not committed."""
+        done = {record.shard for record in self.committed}
+        return [shard for shard in range(len(self.pinned["shards"])) if shard not in done]
+
+    def rebuild(self) -> Summary:
+        """Write tables, lists and summary anew from all records there are now."""
+        return rebuild_lists(self.out, self.pinned, read_shards(self.out))
+
+
+def open_run(out: Path, decisive: dict[str, Any], rows: Sequence[InputRow], shard_videos: int) -> Run:
+    """Start a run in `out`, or go on with the one that is there.
+
+    Args:
+        out: the output folder.
+        decisive: everything that decides results; a run that goes on must have the same.
+        rows: the inputs; those a started run does not have yet are appended as new shards.
+        shard_videos: inputs of a new shard.
+
+    Raises:
+        RunMismatchError: `out` holds a run that differs; the message lists how.
+        UsageError: `out` holds something else.
+    """
+    path = out / "run.json"
+    old = _read_run(path) if path.exists() else None
+    if old is None:
+        _refuse_strange_folder(out)
+    else:
+        _refuse_difference(out, old, decisive)
+    ordered = _in_pinned_order(out, old["inputs"] if old else [], rows)
+    pinned = {
+        **decisive,
+        "shards": _slices(old["shards"] if old else [], len(ordered), shard_videos),
+        "inputs": [[row.id, row.video, row.query] for row in ordered],
+    }
+    if pinned != old:
+        write_aside(path, (json.dumps(pinned, indent=1) + "\n").encode())
+    committed = read_shards(out)
+    _remove_orphans(out, committed)
+    return Run(out, pinned, tuple(ordered), tuple(committed))
+
+
+def read_summary(out: Path) -> Summary:
+    """Count the run in `out` as it is now, also while it runs.
+
+    Raises:
+        UsageError: there is no run.
+    """
+    if not (out / "run.json").is_file():
+        raise UsageError(f"{out} holds no run (run.json is missing); give the --out folder of `f2f label`")
+    return summarize(len(_read_run(out / "run.json")["inputs"]), read_shards(out))
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the output folder: a second live run in it is refused."""
+    with machine_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        handle = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"another run is at work in {out}; wait for it, or give another --out") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not {"shards", "inputs", "classes", "options", "networks"} <= content.keys():
+            raise ValueError("entries are missing")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(f"{path} is not a run's pinned state ({error}); give another --out") from error
+    return content
+
+
+def _refuse_strange_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; accepted: a new or empty folder, or one with a run")
+    strange = sorted(entry.name for entry in out.iterdir() if entry.name not in _OWN) if out.is_dir() else []
+    if strange:
+        raise UsageError(
+            f"--out {out} holds files that are no run ({', '.join(strange[:3])}); accepted: a new or empty folder, "
+            "or one with a run"
+        )
+
+
+def _refuse_difference(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    before, now = _flat(old), _flat(new)
+    skipped = ("shards", "inputs")
+    keys = sorted(key for key in before.keys() | now.keys() if not key.startswith(skipped))
+    lines = [f"  {key}: {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
+    if lines:
+        raise RunMismatchError(
+            f"{out} holds a run that was started differently (there -> asked for):\n"
+            + "\n".join(lines)
+            + "\naccepted: the same options and networks; give them, or another --out"
+        )
+
+
+def _flat(entry: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        return {prefix: entry}
+    return {key: value for name in entry for key, value in _flat(entry[name], f"{prefix}.{name}".lstrip(".")).items()}
+
+
+def _in_pinned_order(out: Path, pinned: list[list[str]], rows: Sequence[InputRow]) -> list[InputRow]:
+    """Pinned inputs first, as they were; then the new ones."""
+    by_id = {row.id: row for row in rows}
+    for name, video, query in pinned:
+        row = by_id.get(name)
+        if row is None or (row.video, row.query) != (video, query):
+            now = "not in the source" if row is None else f"{printable(row.video)} ({printable(row.query)})"
+            raise RunMismatchError(
+                f"input {printable(name)} of the run in {out} was {printable(video)} ({printable(query)}) and is now "
+                f"{now}; inputs can be added, not changed: restore it, or give another --out"
+            )
+    known = {name for name, _, _ in pinned}
+    return [by_id[name] for name, _, _ in pinned] + [row for row in rows if row.id not in known]
+
+
+def _slices(old: list[list[int]], inputs: int, shard_videos: int) -> list[list[int]]:
+    """Fixed slices of the input list; new inputs get new slices."""
+    start = old[-1][1] if old else 0
+    return old + [[first, min(first + shard_videos, inputs)] for first in range(start, inputs, shard_videos)]
+
+
+def _remove_orphans(out: Path, committed: Sequence[ShardRecord]) -> None:
+    """Remove what an interrupted run left: staged files, and files in place that no record names."""
+    shutil.rmtree(out / ".staging", ignore_errors=True)
+    named = {mask.id for record in committed for mask in record.masks}
+    for folder in ("JPEGImages", "SegmentationClass"):
+        for path in (out / "voc" / folder).glob("*"):
+            if path.stem not in named:
+                path.unlink()

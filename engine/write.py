@@ -1,0 +1,165 @@
+"""Write: masks and frames in Pascal VOC layout, committed shard by shard.
+
+Files are written aside, renamed into place when the last video of their shard has ended, and the rename of the
+shard's record is the commit. Names are hashes: nothing from the crawl becomes part of a path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from f2f.engine.files import machine_errors, write_aside
+from f2f.engine.records import MaskRecord, ShardRecord, Status, VideoRecord, to_json, unusable, video_record
+from f2f.engine.run import Run
+from f2f.engine.stage import StageClock
+from f2f.engine.types import BACKGROUND, IGNORE, ImageArray, LabelledWindow, VideoEnd
+
+_FRAMES, _MASKS = "JPEGImages", "SegmentationClass"
+_JPEG_QUALITY = 95
+
+
+def voc_palette() -> list[int]:
+    """Pascal VOC's 256 colours as r, g, b, r, …: the bits of a label spread over the three channels."""
+    colours: list[int] = []
+    for label in range(256):
+        for channel in range(3):
+            colours.append(sum((label >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8)) & 255)
+    return colours
+
+
+_PALETTE = voc_palette()
+
+
+def write(
+    items: Iterator[LabelledWindow | VideoEnd], writer: ShardWriter, clock: StageClock
+) -> Iterator[MaskRecord | VideoRecord]:
+    """Write every mask and settle every video; yields the records as they are made."""
+    for item in items:
+        with clock.busy("write"):
+            yield writer.settle(item) if isinstance(item, VideoEnd) else writer.add(item)
+
+
+def file_id(input_id: str, window: int) -> str:
+    """Name of a mask's files: a hash of the input's id and the window's number."""
+    return f"{hashlib.sha256(os.fsencode(input_id)).hexdigest()[:16]}-{window:04d}"
+
+
+def encode_mask(labels: ImageArray) -> bytes:
+    """Palette PNG of uint8 labels [H, W]."""
+    image = Image.fromarray(labels)
+    image.putpalette(_PALETTE)
+    stream = io.BytesIO()
+    image.save(stream, "PNG", compress_level=6)
+    return stream.getvalue()
+
+
+def encode_frame(pixels: ImageArray) -> bytes:
+    """JPEG of a uint8 RGB frame [H, W, 3]."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    return stream.getvalue()
+
+
+class ShardWriter:
+    """Collects the masks and records of open shards and commits each when its last video has ended."""
+
+    def __init__(
+        self, run: Run, queries: Mapping[int, int], on_commit: Callable[[ShardRecord], None] = lambda _: None
+    ) -> None:
+        """`queries` maps a video to the channel of its query's class."""
+        self._run, self._queries, self._on_commit = run, queries, on_commit
+        self._masks: dict[int, list[MaskRecord]] = {}
+        self._videos: dict[int, VideoRecord] = {}
+        self._shard_of = {row: shard for shard in run.pending_shards() for row in run.shard_rows(shard)}
+
+    def add(self, labelled: LabelledWindow) -> MaskRecord:
+        """Write a mask and its frame aside."""
+        record = self._mask_record(labelled)
+        staging = self._staging(labelled.window.video)
+        frame = labelled.window.frames[-1].image
+        files = {
+            f"{_FRAMES}/{record.id}.jpg": encode_frame(frame),
+            f"{_MASKS}/{record.id}.png": encode_mask(labelled.labels),
+        }
+        for name, data in files.items():
+            with machine_errors(staging / name):
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                (staging / name).write_bytes(data)
+        self._masks.setdefault(labelled.window.video, []).append(record)
+        return record
+
+    def settle(self, end: VideoEnd) -> VideoRecord:
+        """Note what became of a video; a failed one loses its masks."""
+        if end.failure:
+            self._drop_masks(end.video)
+        record = video_record(self._run.rows[end.video], end, len(self._masks.get(end.video, [])))
+        return self._note(end.video, record)
+
+    def refuse(self, video: int, status: Status, reason: str, detail: str) -> VideoRecord:
+        """Note an input that is never opened: `failed`, or `skipped` where nothing is wrong with it."""
+        return self._note(video, unusable(self._run.rows[video], status, reason, detail))
+
+    def abandon(self) -> None:
+        """Remove what open shards wrote aside."""
+        shutil.rmtree(self._run.out / ".staging", ignore_errors=True)
+
+    def _note(self, video: int, record: VideoRecord) -> VideoRecord:
+        self._videos[video] = record
+        shard = self._shard_of[video]
+        rows = self._run.shard_rows(shard)
+        if all(row in self._videos for row in rows):
+            self._commit(shard, rows)
+        return record
+
+    def _commit(self, shard: int, rows: range) -> None:
+        videos = tuple(self._videos.pop(row) for row in rows)
+        masks = tuple(mask for row in rows for mask in sorted(self._masks.pop(row, []), key=lambda mask: mask.id))
+        staging = self._run.out / ".staging" / f"{shard:06d}"
+        for folder, suffix in ((_FRAMES, ".jpg"), (_MASKS, ".png")):
+            target = self._run.out / "voc" / folder
+            with machine_errors(target):
+                target.mkdir(parents=True, exist_ok=True)
+                for mask in masks:
+                    (staging / folder / f"{mask.id}{suffix}").replace(target / f"{mask.id}{suffix}")
+        record = ShardRecord(shard, videos, masks)
+        write_aside(self._run.out / "shards" / f"{shard:06d}.json", to_json(record).encode())
+        shutil.rmtree(staging, ignore_errors=True)
+        self._on_commit(record)
+
+    def _staging(self, video: int) -> Path:
+        return self._run.out / ".staging" / f"{self._shard_of[video]:06d}"
+
+    def _drop_masks(self, video: int) -> None:
+        for mask in self._masks.pop(video, []):
+            for name in (f"{_FRAMES}/{mask.id}.jpg", f"{_MASKS}/{mask.id}.png"):
+                (self._staging(video) / name).unlink(missing_ok=True)
+
+    def _mask_record(self, labelled: LabelledWindow) -> MaskRecord:
+        window, labels = labelled.window, labelled.labels
+        row, names = self._run.rows[window.video], self._run.classes
+        counts = np.bincount(labels.ravel(), minlength=256)
+        return MaskRecord(
+            id=file_id(row.id, window.number),
+            input=row.id,
+            video=row.video,
+            query=row.query,
+            query_class=names[self._queries[window.video]],
+            window=window.number,
+            shot=window.frames[-1].shot,
+            classes=tuple(names[channel] for channel in window.classes),
+            pts_seconds=tuple(frame.pts_seconds for frame in window.frames),
+            scores=window.scores,
+            areas_px=tuple(int(counts[channel + 1]) for channel in window.classes),
+            background_px=int(counts[BACKGROUND]),
+            ignore_px=int(counts[IGNORE]),
+            width_px=labels.shape[1],
+            height_px=labels.shape[0],
+        )
