@@ -1,0 +1,57 @@
+# Every target sets up what it needs: a .venv beside this file, made anew only when its inputs changed.
+PYTHON ?= python3
+CXX ?= g++
+BIN := .venv/bin
+READY := .venv/.ready
+CPP := $(wildcard csrc/*.cpp csrc/*.h)
+WHEEL := build/wheel-check
+export PYTHONSAFEPATH = 1
+
+.PHONY: demo test lint types format wheel-check setup clean
+
+demo: setup
+	$(BIN)/f2f demo --out out/demo
+
+test: setup
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+types: setup
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+# The wheel, alone in a new environment that only borrows the dependencies of ours.
+wheel-check: setup
+	rm -rf $(WHEEL) build/lib* build/bdist*
+	$(BIN)/python -m build --wheel --outdir $(WHEEL) .
+	$(PYTHON) -m venv $(WHEEL)/env
+	$(WHEEL)/env/bin/python -m pip install --quiet --no-deps $(WHEEL)/*.whl
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $(WHEEL)/dependencies.pth
+	mv $(WHEEL)/dependencies.pth $$($(WHEEL)/env/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+	cd $(WHEEL) && env/bin/python $(CURDIR)/.ci/wheel_check.py
+	cd $(WHEEL) && env/bin/f2f --help
+
+setup: $(READY)
+
+$(READY): pyproject.toml setup.py constraints.txt $(CPP)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "f2f needs Python 3.11 or newer; '$(PYTHON)' is not: install it, or run make PYTHON=/path/to/python3.11"; exit 1; }
+	@command -v $(CXX) >/dev/null || \
+		{ echo "f2f needs a C++ compiler; '$(CXX)' is not there: install g++, or run make CXX=/path/to/compiler"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	CXX=$(CXX) $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[cpu,export,train,dis,test]'
+	mkdir -p .typecheck/f2f
+	for package in engine kernels training; do ln -sfn ../../$$package .typecheck/f2f/$$package; done
+	touch $@
+
+clean:
+	rm -rf .venv .typecheck build out *.egg-info kernels/*.so
