@@ -160,8 +160,8 @@ def _video_stream(container: InputContainer) -> VideoStream:
     cover_art = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & cover_art]
     if not streams:
-        kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
-        raise VideoError("no_video_stream", f"the container holds {', '.join(kinds)}")
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+        raise VideoError("no_video_stream", f"the container holds {kinds}")
     stream = streams[0]
     if getattr(stream, "codec_context", None) is None:
         raise VideoError("no_decoder", "the video's codec is unknown")
@@ -213,10 +213,10 @@ def _decoded(container: InputContainer, stream: VideoStream, state: DecodeState)
         in_a_row = 0
         for frame in frames:
             state.frames_decoded += 1
-            yield frame  # type: ignore[misc]  # a video packet decodes to video frames
+            yield frame
 
 
-def _packets(container: InputContainer, stream: VideoStream, state: DecodeState) -> Iterator[Packet]:
+def _packets(container: InputContainer, stream: VideoStream, state: DecodeState) -> Iterator[Packet[VideoStream]]:
     packets = container.demux(stream)
     while True:
         try:
@@ -237,9 +237,8 @@ def _with_time(
     """(pts_seconds, frame) with strictly rising time stamps; missing ones are filled in, falling ones dropped."""
     step = 1 / state.fps if state.fps > 0 else 1 / options.sample_fps
     for frame in frames:
-        pts = frame.time
-        if pts is None:
-            pts = 0.0 if state.start_seconds is None else state.last_seconds + step
+        unknown = 0.0 if state.start_seconds is None else state.last_seconds + step
+        pts = unknown if frame.pts is None else frame.time
         if pts <= state.last_seconds:
             state.dropped_frames += 1
             continue
@@ -275,13 +274,17 @@ def _next_sample(pts: float, start: float, fps: float) -> float:
 
 def _thumbnail(reformatter: VideoReformatter, frame: VideoFrame) -> ImageArray:
     height, width = THUMBNAIL_HW
-    return reformatter.reformat(frame, width, height, "gray", interpolation="FAST_BILINEAR").to_ndarray()
+    return _pixels(reformatter.reformat(frame, width, height, "gray", interpolation="FAST_BILINEAR"))
 
 
 def _image(reformatter: VideoReformatter, frame: VideoFrame, max_side: int, state: DecodeState) -> ImageArray:
     """RGB of a frame as it is meant to be seen, longer side at most `max_side` px; uint8 [H, W, 3]."""
     scale = min(1.0, max_side / max(frame.width, frame.height))
     width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
-    rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation="AREA").to_ndarray()
+    rgb = _pixels(reformatter.reformat(frame, width, height, "rgb24", interpolation="AREA"))
     state.rotation_degrees = frame.rotation
     return np.ascontiguousarray(np.rot90(rgb, k=round(frame.rotation / 90)))
+
+
+def _pixels(frame: VideoFrame) -> ImageArray:
+    return frame.to_ndarray().astype(np.uint8, copy=False)

@@ -62,8 +62,8 @@ class DisFlow:
 
     def __init__(self) -> None:
         cv2 = _opencv()
-        self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self._grey = lambda image: cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        self._dis: Any = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._cv2: Any = cv2
         self.description = f"OpenCV {cv2.__version__} DIS, medium"
         self.fingerprint = hashlib.sha256(self.description.encode()).hexdigest()
 
@@ -71,7 +71,7 @@ class DisFlow:
         """K uint8 [H, W, 3] frames -> float32 [K-1, 2, H, W] px."""
         if min(images[0].shape[:2]) < 12:
             raise VideoError("network_failed", f"DIS needs frames of 12 px or more, got {images[0].shape[:2]}")
-        greys = [self._grey(image) for image in images]
+        greys = [self._cv2.cvtColor(image, self._cv2.COLOR_RGB2GRAY) for image in images]  # [H, W] each
         flows = [self._dis.calc(current, previous, None) for previous, current in pairwise(greys)]  # [H, W, 2] each
         return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous()
 

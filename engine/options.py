@@ -1,4 +1,4 @@
-"""Every option of the engine, its default written once, one frozen class per stage; the command line is made from these.
+"""Every option of the engine, its default written once, one frozen class per stage; the command line is made of them.
 
 A field's docstring is its help line. Values are checked when the object is made.
 """

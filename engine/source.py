@@ -18,7 +18,10 @@ from f2f.engine.errors import UsageError
 from f2f.engine.options import SourceOptions
 from f2f.engine.types import InputRow
 
-VIDEO_SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".flv", ".wmv", ".3gp", ".ogv", ".gif"])
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".flv", ".wmv", ".3gp"}
+    | {".ogv", ".gif"}
+)
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
@@ -177,7 +180,7 @@ def _csv_records(path: Path, wanted: tuple[str, str]) -> Iterator[Mapping[str, o
             except csv.Error as error:
                 yield f"not CSV ({error})"
             else:
-                extra = entry.pop(None, None) if None in entry else None  # type: ignore[call-overload]
+                extra = entry.pop(None, None) if None in entry else None
                 yield f"has {len(extra)} fields too many" if extra else entry
 
 

@@ -41,9 +41,9 @@ def find_windows(
             yield from finder.finish()
             del finders[video]
             yield _with_note(item, finder)
-        elif not finder.full:
+        elif not finder.is_full():
             yield from finder.push(item)
-            if finder.full:
+            if finder.is_full():
                 enough(video)
 
 
@@ -60,15 +60,15 @@ class _Finder:
     def __init__(self, query: int, tau: float | None, options: WindowOptions) -> None:
         self._query, self._tau, self._options = query, tau, options
         self._run: deque[ScoredFrame] = deque(maxlen=options.window_frames)
-        self._run_length, self._key = 0, None  # key: (shot, label set) of the run
+        self._run_length = 0
+        self._key: tuple[int, tuple[int, ...]] | None = None  # (shot, label set) of the run
         self._shot = -1
         self._best: tuple[float, Window] | None = None
         self._kept_in_shot = 0
         self._with_query = self._longest_run = 0
         self.found = 0
 
-    @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """No more windows are wanted."""
         return 0 < self._options.max_windows <= self.found
 
@@ -133,11 +133,11 @@ class _Finder:
         if self._options.windows == "best":
             if self._best is None or candidate[0] > self._best[0]:  # a tie keeps the earlier one
                 self._best = candidate
-        elif (self._options.windows == "all" or self._kept_in_shot == 0) and not self.full:
+        elif (self._options.windows == "all" or self._kept_in_shot == 0) and not self.is_full():
             yield self._count(candidate[1])
 
     def _end_shot(self) -> Iterator[Window]:
-        if self._best is not None and not self.full:
+        if self._best is not None and not self.is_full():
             yield self._count(self._best[1])
         self._best, self._kept_in_shot = None, 0
 
