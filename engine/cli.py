@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from f2f.engine.errors import F2FError, UsageError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("f2f.training.commands:demo", "render a small crawl, label it, score it, draw a picture of it"),
+    "demo": ("f2f.training.demo:demo", "render a small crawl, label it, score it, draw a picture of it"),
     "label": ("f2f.engine.commands:label_command", "turn videos that carry a search term into pixel masks"),
     "status": ("f2f.engine.commands:status_command", "say how far the run in an output folder is"),
     "train classifier": ("f2f.training.commands:train_classifier", "train a CAM classifier on tagged images"),
@@ -41,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except F2FError as error:
         sys.stderr.write(f"f2f: {error}\n")
         return error.exit_code
+    except BrokenPipeError:  # the reader of our output is gone, for instance `f2f label --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         sys.stderr.write("f2f: interrupted\n")
         return EXIT_INTERRUPTED

@@ -1,4 +1,7 @@
-"""The engine's sub-commands: options in, an exit code out. Each is a Python call with printing around it."""
+"""The engine's sub-commands: options in, an exit code out. Each is a Python call with printing around it.
+
+Heavy imports stand inside the functions, so that `--help` and wrong usage answer at once.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,18 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 
 from f2f.engine.cli import EXIT_INTERRUPTED
-from f2f.engine.evaluate import evaluate_masks
 from f2f.engine.options import LabelOptions
-from f2f.engine.pipeline import label
-from f2f.engine.progress import print_summary, show_progress
-from f2f.engine.records import Summary
-from f2f.engine.run import read_summary
+
+if TYPE_CHECKING:
+    from f2f.engine.records import Summary
+
+_Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
 
 
 def label_command(options: LabelOptions, *, json: bool = False) -> int:
@@ -27,27 +30,30 @@ def label_command(options: LabelOptions, *, json: bool = False) -> int:
         options: what to label and how.
         json: print the summary as JSON instead of a table
     """
+    from f2f.engine.pipeline import label
+    from f2f.engine.progress import show_progress
+
     try:
         with show_progress() as on_progress:
             summary = label(options, on_progress)
     except KeyboardInterrupt:
-        done = read_summary(options.out) if (options.out / "run.json").is_file() else None
-        count = f" after {done.inputs - done.pending} of {done.inputs} inputs were committed" if done else ""
-        sys.stderr.write(f"f2f: interrupted{count}; run the same command again to go on\n")
+        sys.stderr.write(_interrupted(options.out))
         return EXIT_INTERRUPTED
     _print(summary, json)
     if not json:
-        print(f"masks: {options.out / 'voc' / 'SegmentationClass'}  table: {options.out / 'labels.parquet'}")
+        print(f"masks: {options.out / 'voc' / 'SegmentationClass'}\ntable: {options.out / 'labels.parquet'}")
     return summary.exit_code
 
 
-def status_command(out: Annotated[Path, tyro.conf.Positional], *, json: bool = False) -> int:
+def status_command(out: _Out, *, json: bool = False) -> int:
     """Say how far the run in an output folder is.
 
     Args:
         out: output folder of `f2f label`
         json: print JSON instead of a table
     """
+    from f2f.engine.run import read_summary
+
     _print(read_summary(out), json)
     return 0
 
@@ -60,6 +66,8 @@ def eval_masks(pred: Path, truth: Path, *, json: bool = False) -> int:
         truth: folder with <query>/<video>/00000.png … or <video>/00000.png …, frame 0 first
         json: print JSON instead of a table
     """
+    from f2f.engine.evaluate import evaluate_masks
+
     scores = evaluate_masks(pred, truth)
     if json:
         print(_json(asdict(scores)))
@@ -68,7 +76,19 @@ def eval_masks(pred: Path, truth: Path, *, json: bool = False) -> int:
     return 0
 
 
+def _interrupted(out: Path) -> str:
+    from f2f.engine.run import read_summary
+
+    if not (out / "run.json").is_file():
+        return "f2f: interrupted before anything was started; run the same command again\n"
+    summary = read_summary(out)
+    done = summary.inputs - summary.pending
+    return f"f2f: interrupted; {done} of {summary.inputs} inputs are committed; run the same command again to go on\n"
+
+
 def _print(summary: Summary, as_json: bool) -> None:
+    from f2f.engine.progress import print_summary
+
     if as_json:
         print(_json(asdict(summary)))
     else:

@@ -112,7 +112,7 @@ def _truth_classes(truth: Path, fallback: Sequence[str]) -> list[str]:
 def _score(
     pred: Path, truth: Path, mask: MaskRecord, video: VideoRecord, classes: Sequence[str], truth_classes: Sequence[str]
 ) -> MaskScores | None:
-    path = _truth_file(truth, mask, video)
+    path = truth_file(truth, mask, video)
     if path is None:
         return None
     true = _true_mask(path, truth_classes.index(mask.query_class) + 1 if mask.query_class in truth_classes else None)
@@ -121,7 +121,7 @@ def _score(
     return overlap(predicted == list(classes).index(mask.query_class) + 1, true)
 
 
-def _truth_file(truth: Path, mask: MaskRecord, video: VideoRecord) -> Path | None:
+def truth_file(truth: Path, mask: MaskRecord, video: VideoRecord) -> Path | None:
     """The truth of the mask's frame, found by its time stamp."""
     frame = round((mask.pts_seconds[-1] - video.start_seconds) * video.fps)
     name = PurePath(mask.video).stem

@@ -178,7 +178,7 @@ class RuntimeOptions:
 class LabelOptions:
     """Everything `label` needs; three fields have no default, the rest is as in the paper."""
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """folder <query>/**/*.mp4, or a .csv, .jsonl or .parquet manifest with a row per video"""
     out: Path
     """folder that receives masks, frames and records; give it again to go on with an interrupted run"""

@@ -1,0 +1,135 @@
+"""The demo: render a small crawl, label it with the bundled networks, score the masks, draw a contact sheet."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+
+from f2f.engine.cam import Activation
+from f2f.engine.errors import UsageError
+from f2f.engine.evaluate import evaluate_masks, truth_file
+from f2f.engine.options import LabelOptions
+from f2f.engine.picture import contact_sheet, overlay
+from f2f.engine.pipeline import label, open_networks
+from f2f.engine.progress import print_summary, show_progress
+from f2f.engine.records import MaskRecord, VideoRecord, read_shards
+from f2f.engine.types import Frame, ImageArray, Window
+from f2f.kernels import compose_labels
+from f2f.training.synth import SynthOptions, synth
+
+_HEADINGS = ("frame", "CAM of this frame alone", "union over K frames", "exact mask")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """What the demo renders, and where it puts everything."""
+
+    out: Path = Path("out/demo")
+    """folder for the crawl, the masks and the picture; what is there already is not done again"""
+    videos: int = 18
+    """videos of the crawl"""
+    rows: int = 6
+    """rows of the contact sheet"""
+    seed: int = 11
+    """seed of the crawl"""
+
+    def __post_init__(self) -> None:
+        for name in ("videos", "rows"):
+            if getattr(self, name) < 1:
+                raise UsageError(
+                    f"--{name} {getattr(self, name)} is not accepted; accepted: 1 or more; give a larger one"
+                )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A mask to show, with its video's record."""
+
+    mask: MaskRecord
+    video: VideoRecord
+
+
+def demo(options: DemoOptions) -> int:
+    """Render a small crawl, label it, score it, draw a picture of it."""
+    console = Console()
+    crawl, labels = options.out / "crawl", options.out / "labels"
+    with _step(console, f"1/4 render {options.videos} videos of a synthetic web into {crawl}"):
+        if not (crawl / "manifest.csv").exists():
+            synth(SynthOptions(out=crawl, videos=options.videos, images=0, seed=options.seed))
+    run = LabelOptions(source=str(crawl / "manifest.csv"), out=labels, classifier="demo", flow="demo")
+    with _step(console, f"2/4 label them with the bundled networks into {labels}"), show_progress() as on_progress:
+        summary = label(run, on_progress)
+    print_summary(summary, console)
+    with _step(console, "3/4 compare the masks with the exact ones"):
+        scores = evaluate_masks(labels, crawl / "truth")
+    scores.print_table(console)
+    sheet = options.out / "contact_sheet.png"
+    with _step(console, "4/4 draw a contact sheet"):
+        _draw(labels, crawl / "truth", run, options.rows).save(sheet)
+    console.print(f"masks:   {labels / 'voc' / 'SegmentationClass'}\npicture: {sheet}", soft_wrap=True)
+    return summary.exit_code
+
+
+@contextmanager
+def _step(console: Console, text: str) -> Iterator[None]:
+    console.print(text, soft_wrap=True)
+    start = time.perf_counter()
+    yield
+    console.print(f"    {time.perf_counter() - start:.0f} s")
+
+
+def _draw(labels: Path, truth: Path, run: LabelOptions, rows: int) -> Image.Image:
+    """The contact sheet of a labelled crawl."""
+    names: list[str] = json.loads((labels / "run.json").read_text(encoding="utf-8"))["classes"]
+    networks = open_networks(run)
+    activation = Activation(networks.classifier, run.cam.scales, networks.theta_f)
+    samples = _choose(labels, truth, rows)
+    pictures = [_row(labels, truth, sample, names, activation) for sample in samples]
+    captions = [f"{s.mask.query}: {PurePath(s.mask.video).name}, {s.mask.pts_seconds[-1]:.2f} s" for s in samples]
+    return contact_sheet(_HEADINGS, pictures, captions)
+
+
+def _choose(labels: Path, truth: Path, rows: int) -> list[_Sample]:
+    """Masks of as many different queries as there are, each query's largest object first."""
+    shards = read_shards(labels)
+    videos = {video.id: video for shard in shards for video in shard.videos}
+    samples = [_Sample(mask, videos[mask.input]) for shard in shards for mask in shard.masks]
+    samples = [sample for sample in samples if truth_file(truth, sample.mask, sample.video)]
+    samples.sort(key=lambda sample: -sum(sample.mask.areas_px))
+    chosen: list[_Sample] = []
+    while samples and len(chosen) < rows:
+        shown = [sample.mask.query for sample in chosen]
+        chosen.append(min(samples, key=lambda sample: shown.count(sample.mask.query)))
+        samples.remove(chosen[-1])
+    return chosen
+
+
+def _row(
+    labels: Path, truth: Path, sample: _Sample, names: Sequence[str], activation: Activation
+) -> tuple[ImageArray, ImageArray, ImageArray, ImageArray]:
+    """Frame, single-frame CAM mask, union, exact mask."""
+    mask = sample.mask
+    frame = np.asarray(Image.open(labels / "voc" / "JPEGImages" / f"{mask.id}.jpg"))
+    union = np.asarray(Image.open(labels / "voc" / "SegmentationClass" / f"{mask.id}.png"))
+    path = truth_file(truth, mask, sample.video)
+    assert path is not None, "samples have a truth"
+    exact = Image.open(path).resize((frame.shape[1], frame.shape[0]), Image.Resampling.NEAREST)
+    single = _single_frame_mask(frame, [names.index(name) for name in mask.classes], activation)
+    return frame, overlay(frame, single), overlay(frame, union), overlay(frame, np.asarray(exact))
+
+
+def _single_frame_mask(frame: ImageArray, channels: Sequence[int], activation: Activation) -> ImageArray:
+    """The mask that the CAM of one frame gives, without its neighbours and without a background."""
+    window = Window(0, 0, (Frame(0, 0, 0.0, frame),), tuple(channels), None)
+    bits = activation(window).bits  # [1, N, H, W]
+    labels = compose_labels(bits, torch.tensor([list(channels)]), None, 0.0)[0].numpy()  # [H, W]
+    return np.where(labels == 255, 0, labels).astype(np.uint8)
