@@ -1,0 +1,59 @@
+"""Rows of measurements: one CSV per benchmark below `results/`, each row with machine, versions and commit."""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("torch", "onnxruntime", "av", "numpy")
+
+
+def circumstances() -> dict[str, str]:
+    """Machine, versions and commit of this run."""
+    versions = [f"{name} {version(name)}" for name in _PACKAGES]
+    return {
+        "machine": f"{_processor()}, {os.cpu_count()} cores",
+        "versions": ", ".join([f"Python {platform.python_version()}", *versions]),
+        "commit": _commit(),
+    }
+
+
+def write_rows(name: str, rows: Sequence[Mapping[str, object]]) -> Path:
+    """Replace `results/<name>.csv` by these rows."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.csv"
+    shared = circumstances()
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, [*rows[0], *shared], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, **shared} for row in rows)
+    return path
+
+
+def read_rows(name: str) -> list[dict[str, str]]:
+    """The rows of `results/<name>.csv`."""
+    with (RESULTS / f"{name}.csv").open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _processor() -> str:
+    with Path("/proc/cpuinfo").open(encoding="utf-8") as stream:
+        names = [line.partition(":")[2].strip() for line in stream if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _commit() -> str:
+    """Short commit, with a plus where the tree had changes."""
+    here = Path(__file__).parent
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+    )
+    changes = ["git", "status", "--porcelain", "--untracked-files=no", "--", "..", ":!results"]
+    changed = subprocess.run(changes, cwd=here, capture_output=True, text=True, check=True).stdout
+    return commit.stdout.strip() + ("+" if changed.strip() else "")
