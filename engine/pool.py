@@ -4,23 +4,28 @@ One child decodes one video at a time. It puts pixels into its ring and a small 
 again once the parent has copied it, so a slow parent holds the children back. A child that dies or shows no progress
 costs its video and is replaced.
 
-    parent -> child   DecodeTask | "credit" (a slot is free again) | "cancel" (enough of this video) | "exit"
+    parent -> child   ChildSettings, then DecodeTask | "credit" (a slot is free again) | "cancel" (enough of this
+                      video) | "exit"
     child -> parent   FrameMessage | "tick" (alive) | EndMessage
+
+Children are started as programs of their own, not through multiprocessing: they import no more than decoding needs,
+and a user's script needs no `if __name__ == "__main__"`.
 """
 
 from __future__ import annotations
 
 import mmap
-import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +45,16 @@ class DecodeTask:
 
     video: int
     location: str
+
+
+@dataclass(frozen=True)
+class ChildSettings:
+    """What a child needs to know before its first video."""
+
+    ring_path: str
+    slots: int
+    slot_bytes: int
+    options: DecodeOptions
 
 
 @dataclass(frozen=True)
@@ -108,17 +123,16 @@ def _ring_folder(size_bytes: int) -> str:
 # ---- the child
 
 
-def decode_child(connection: Connection, ring_path: str, slots: int, slot_bytes: int, options: DecodeOptions) -> None:
-    """Decode videos until told to exit or the parent is gone."""
+def decode_child(descriptor: int) -> None:
+    """Decode videos until told to exit or the parent is gone; `descriptor` is the child's end of the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    sender = _Sender(connection, FrameRing(ring_path, slots, slot_bytes))
+    connection = Connection(descriptor)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        while True:
-            message = connection.recv()
+        settings = connection.recv()
+        sender = _Sender(connection, FrameRing(settings.ring_path, settings.slots, settings.slot_bytes))
+        while (message := connection.recv()) != "exit":
             if isinstance(message, DecodeTask):
-                connection.send(EndMessage(sender.decode(message, options)))
-            elif message == "exit":
-                return
+                connection.send(EndMessage(sender.decode(message, settings.options)))
             else:
                 sender.note(message)
 
@@ -168,7 +182,7 @@ class _Sender:
 
 @dataclass
 class _Child:
-    process: multiprocessing.process.BaseProcess
+    process: subprocess.Popen[bytes]
     connection: Connection
     ring: FrameRing
     task: DecodeTask | None = None
@@ -184,7 +198,6 @@ class DecodePool:
     def __init__(self, options: DecodeOptions) -> None:
         """Children are started when they are first needed."""
         self._options = options
-        self._context = multiprocessing.get_context("spawn")
         self._children: list[_Child] = []
 
     def __enter__(self) -> DecodePool:
@@ -240,8 +253,7 @@ class DecodePool:
         try:
             message = child.connection.recv()
         except (EOFError, OSError):
-            child.process.join(5)
-            yield self._replace(child, "crashed", _exit_text(child.process.exitcode))
+            yield self._replace(child, "crashed", _exit_text(_exit_code(child.process)))
             return
         if isinstance(message, FrameMessage):
             yield self._frame(child, message)
@@ -260,14 +272,15 @@ class DecodePool:
     def _start(self) -> _Child:
         slot_bytes = -(-(self._options.max_side**2) * 3 // mmap.PAGESIZE) * mmap.PAGESIZE
         ring = FrameRing.create(_SLOTS, slot_bytes)
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(
-            target=decode_child, args=(theirs, ring.path, _SLOTS, slot_bytes, self._options), daemon=True
-        )
-        process.start()
+        ours, theirs = Pipe()
+        program = f"from f2f.engine.pool import decode_child; decode_child({theirs.fileno()})"
+        command = [sys.executable, "-P", "-c", program]
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: S603 - ours
         theirs.close()
         child = _Child(process, ours, ring)
         self._children.append(child)
+        with suppress(OSError):  # a dead child is noticed by `_receive`
+            ours.send(ChildSettings(ring.path, _SLOTS, slot_bytes, self._options))
         return child
 
     def _replace(self, child: _Child, reason: str, detail: str) -> VideoEnd:
@@ -285,12 +298,19 @@ class DecodePool:
         else:
             with suppress(OSError):
                 child.connection.send("exit")
-        child.process.join(5)
-        if child.process.is_alive():
+        if _exit_code(child.process) is None:
             child.process.kill()
-            child.process.join()
+            child.process.wait()
         child.connection.close()
         child.ring.close()
+
+
+def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
+    """Its exit code, given five seconds to end; None while it lives."""
+    try:
+        return process.wait(5)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _exit_text(code: int | None) -> str:
