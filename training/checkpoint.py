@@ -17,6 +17,7 @@ from f2f.training.classifier import CamClassifier
 from f2f.training.export import NetworkCard
 from f2f.training.imagenet import load_class_map, load_torchvision
 from f2f.training.options import ClassifierExport
+from f2f.training.pwcnet import FlowNetwork, PWCNet
 
 OWN_DEFAULTS = {"tau": 0.9, "theta_f": 0.2}
 """the paper's, for networks trained with a sigmoid per class"""
@@ -55,6 +56,14 @@ def classifier_from_checkpoint(options: ClassifierExport) -> tuple[nn.Module, Ne
     network.load_state_dict(content["state_dict"])
     defaults = _defaults(OWN_DEFAULTS, options)
     return network, NetworkCard("classifier", tuple(content["classes"]), defaults, content["training"])
+
+
+def flow_from_checkpoint(path: Path) -> tuple[nn.Module, NetworkCard]:
+    """PWC-Net from network.pt."""
+    content = read_network(path, "flow")
+    network = PWCNet(content["width"])
+    network.load_state_dict(content["state_dict"])
+    return FlowNetwork(network), NetworkCard("flow", training=content["training"])
 
 
 def classifier_from_torchvision(options: ClassifierExport) -> tuple[nn.Module, NetworkCard]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.fx.experimental._config as shape_config
 from torch import Tensor, nn
 
 from f2f.engine.errors import F2FError, UsageError
@@ -167,7 +168,9 @@ def _onnx_runner(path: Path) -> Any:
 def _write_pt2(network: nn.Module, card: NetworkCard, path: Path) -> None:
     contract = CONTRACTS[card.kind]
     free = dict.fromkeys(contract.axes[contract.input], torch.export.Dim.DYNAMIC)
-    with _quiet_exporter():
+    # Without it, a free size is refused where it may be 1: one image, or one pair of frames.
+    patch: Any = shape_config.patch  # type: ignore[attr-defined]
+    with _quiet_exporter(), patch(backed_size_oblivious=True):
         program = torch.export.export(network, (trial_input(contract.trials[0]),), dynamic_shapes=(free,), strict=False)
     torch.export.save(program, path, extra_files={"f2f.json": json.dumps(card.metadata())})
     run = torch.export.load(path).module()

@@ -36,11 +36,13 @@ class ClassifierTraining:
     """optimiser steps"""
     batch_size: int = 32
     """images per step"""
-    crop_px: int = 192
-    """side of the square training crop, pixels"""
+    crop_height_px: int = 192
+    """height of the training crop, pixels"""
+    crop_width_px: int = 320
+    """width of the training crop, pixels"""
     min_side_px: int = 160
     """smallest short side that an image is resized to before the crop, pixels"""
-    max_side_px: int = 320
+    max_side_px: int = 240
     """largest short side that an image is resized to before the crop, pixels"""
     learning_rate: float = 2e-3
     """peak learning rate of the one-cycle schedule"""
@@ -50,6 +52,8 @@ class ClassifierTraining:
     """channel multiplier of the network (1: 0.6 million parameters)"""
     dropout: float = 0.5
     """Dropout2d probability in the head, 0..1"""
+    checkpoint_steps: int = 100
+    """steps between checkpoints; an interrupted run goes on from the last one"""
     seed: int = 0
     """random seed of weights, order and augmentation"""
     workers: int = 2
@@ -60,8 +64,9 @@ class ClassifierTraining:
     """go on from the last checkpoint in OUT, if there is one"""
 
     def __post_init__(self) -> None:
-        _positive(steps=self.steps, batch_size=self.batch_size, crop_px=self.crop_px, learning_rate=self.learning_rate)
-        _positive(width=self.width, min_side_px=self.min_side_px)
+        _positive(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate)
+        _positive(crop_height_px=self.crop_height_px, crop_width_px=self.crop_width_px)
+        _positive(width=self.width, min_side_px=self.min_side_px, checkpoint_steps=self.checkpoint_steps)
         require(
             self.max_side_px >= self.min_side_px,
             f"max-side-px is {self.max_side_px}; accepted: at least min-side-px ({self.min_side_px})",
@@ -83,18 +88,20 @@ class FlowTraining:
     """height of the training crop, pixels (a multiple of 64)"""
     crop_width_px: int = 256
     """width of the training crop, pixels (a multiple of 64)"""
-    learning_rate: float = 4e-4
+    learning_rate: float = 6e-4
     """peak learning rate of the one-cycle schedule"""
-    weight_decay: float = 4e-4
-    """Adam weight decay"""
-    width: float = 0.35
-    """channel multiplier of PWC-Net (1: the standard network, 9,374,340 parameters)"""
-    scenes: int = 300
-    """scenes of the synthetic web rendered once into the pair cache"""
-    pairs_per_scene: int = 4
-    """pairs of frames rendered per scene, at 1/12 s to 1/4 s"""
-    procedural_share: float = 0.5
-    """share of the training pairs drawn as moving textured layers instead of rendered scenes, 0..1"""
+    weight_decay: float = 1e-4
+    """AdamW weight decay"""
+    width: float = 0.25
+    """channel multiplier of PWC-Net (1: the standard network, 9,374,340 parameters; 0.25: 961,416)"""
+    scenes: int = 400
+    """scenes of the synthetic web rendered once into the pair cache, 4 pairs each, 1/12 s to 1/4 s apart"""
+    layer_pairs: int = 2000
+    """pairs of moving textured layers drawn once into the pair cache"""
+    layer_share: float = 0.5
+    """share of the training pairs taken from the textured layers instead of the scenes, 0..1"""
+    checkpoint_steps: int = 200
+    """steps between checkpoints; an interrupted run goes on from the last one"""
     cache: Path | None = None
     """folder of the pair cache (default: OUT/pairs)"""
     seed: int = 0
@@ -110,9 +117,11 @@ class FlowTraining:
         _positive(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate, width=self.width)
         for name, side in (("crop-height-px", self.crop_height_px), ("crop-width-px", self.crop_width_px)):
             require(side > 0 and side % 64 == 0, f"{name} is {side}; accepted: a multiple of 64")
-        share = self.procedural_share
-        require(0 <= share <= 1, f"procedural-share is {share}; accepted: 0 (rendered only) to 1 (layers only)")
-        require(self.scenes > 0 or share == 1, "scenes is 0; accepted: at least 1, or --procedural-share 1")
+        _positive(checkpoint_steps=self.checkpoint_steps)
+        share = self.layer_share
+        require(0 <= share <= 1, f"layer-share is {share}; accepted: 0 (scenes only) to 1 (layers only)")
+        require(self.scenes > 0 or share == 1, f"scenes is {self.scenes}; accepted: at least 1, or --layer-share 1")
+        require(self.layer_pairs > 0 or share == 0, f"layer-pairs is {self.layer_pairs}; give 1 or --layer-share 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,106 @@
+"""The Lightning side of training: steps, schedules, data by epoch. Imported only where the `train` extra is there.
+
+An epoch is a run of `checkpoint_steps` steps, not a pass over the data: samples are drawn by their index alone, so a
+run that was interrupted and goes on from its last checkpoint sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader, Dataset
+
+from f2f.training.classifier import CamClassifier
+from f2f.training.losses import (
+    classifier_loss,
+    fast_cost_volume,
+    fast_warp_cost_volume,
+    multiscale_flow_loss,
+)
+from f2f.training.options import ClassifierTraining, FlowTraining
+from f2f.training.pwcnet import PWCNet
+
+Sample = tuple[Tensor, Tensor]
+
+
+class Samples(LightningDataModule):
+    """Serves the samples of each epoch by their running index."""
+
+    def __init__(self, dataset: Dataset[Sample], options: ClassifierTraining | FlowTraining) -> None:
+        super().__init__()
+        self.dataset, self.options = dataset, options
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """The samples of the epoch that begins."""
+        options = self.options
+        assert self.trainer is not None
+        begin = self.trainer.current_epoch * options.checkpoint_steps
+        end = min(begin + options.checkpoint_steps, options.steps)
+        indices = range(begin * options.batch_size, end * options.batch_size)
+        return DataLoader(
+            self.dataset,
+            sampler=indices,
+            batch_size=options.batch_size,
+            num_workers=options.workers,
+            multiprocessing_context="fork" if options.workers else None,
+        )
+
+
+class _Loop(LightningModule):
+    """AdamW on a one-cycle schedule over all steps."""
+
+    def __init__(self, network: nn.Module, options: ClassifierTraining | FlowTraining) -> None:
+        super().__init__()
+        self.network, self.options = network, options
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Decay weights, not biases or normalisation."""
+        decayed = [value for value in self.network.parameters() if value.dim() > 1]
+        others = [value for value in self.network.parameters() if value.dim() <= 1]
+        groups = [
+            {"params": decayed, "weight_decay": self.options.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        optimiser = AdamW(groups, lr=self.options.learning_rate)
+        schedule = OneCycleLR(optimiser, self.options.learning_rate, total_steps=self.options.steps + 1, pct_start=0.1)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class ClassifierLoop(_Loop):
+    """Tags from images: binary cross-entropy on the pooled CAM."""
+
+    def __init__(self, network: CamClassifier, options: ClassifierTraining) -> None:
+        super().__init__(network, options)
+
+    def training_step(self, batch: Sample, batch_index: int) -> Tensor:
+        """Images [B,3,h,w] and tags [B,C] -> loss."""
+        images, tags = batch
+        _, cam = self.network(images)
+        loss = classifier_loss(cam, tags)
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+
+class FlowLoop(_Loop):
+    """Flow from pairs: multi-scale end-point error."""
+
+    def __init__(self, network: PWCNet, options: FlowTraining) -> None:
+        super().__init__(network, options)
+        network.cost_volume, network.warp_cost_volume = fast_cost_volume, fast_warp_cost_volume
+
+    def training_step(self, batch: Sample, batch_index: int) -> Tensor:
+        """Frames [B,2,3,h,w] RGB and flow [B,3,h,w] -> loss."""
+        frames, flow = batch
+        bgr = frames.flip(2)
+        flows = self.network(bgr[:, 0], bgr[:, 1])
+        loss = multiscale_flow_loss(flows, flow[:, :2], flow[:, 2:])
+        self.log("loss", loss, prog_bar=True)
+        with torch.no_grad():
+            self.log(
+                "epe", (flows[-1] * 20 - nn.functional.avg_pool2d(flow[:, :2], 4)).norm(dim=1).mean(), prog_bar=True
+            )
+        return loss

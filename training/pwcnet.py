@@ -1,0 +1,175 @@
+"""PWC-Net (Sun et al. 2018), structure and names of the released PyTorch network, and the flow contract around it.
+
+Letters: B clips, K frames, H, W input size; a level l has H/2^l × W/2^l pixels. Flow is (x, y); inside the network
+its unit is 20 px of the network's input size, at every level.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from f2f.kernels.reference import cost_volume, warp_cost_volume  # the differentiable, exportable forms
+
+FLOW_UNIT_PX = 20.0
+SIZE_MULTIPLE = 64
+MAX_DISPLACEMENT = 4
+COST_CHANNELS = (2 * MAX_DISPLACEMENT + 1) ** 2
+LEVELS = (1, 2, 3, 4, 5, 6)
+DECODER_LEVELS = (6, 5, 4, 3, 2)
+PYRAMID_CHANNELS = (16, 32, 64, 96, 128, 196)
+DENSE_CHANNELS = (128, 128, 96, 64, 32)
+CONTEXT = ((128, 1), (128, 2), (128, 4), (96, 8), (64, 16), (32, 1))
+"""(channels, dilation) of dc_conv1..6"""
+
+
+def _convolution(channels_in: int, channels_out: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 3, stride, dilation, dilation), nn.LeakyReLU(0.1))
+
+
+def _predictor(channels_in: int) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, 2, 3, padding=1)
+
+
+def _doubler(channels_in: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(channels_in, 2, 4, stride=2, padding=1)
+
+
+def _scaled(channels: tuple[int, ...], width: float) -> tuple[int, ...]:
+    return channels if width == 1 else tuple(max(8, round(count * width / 8) * 8) for count in channels)
+
+
+class PWCNet(nn.Module):
+    """Six-level feature pyramid, warping, cost volumes, dense decoders at levels 6..2, a context network.
+
+    Width 1 is the standard network: 9,374,340 parameters under the released names (conv1a.0.weight, …; `deconv2`
+    exists and is never used).
+    """
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__()
+        self.width = width
+        self.cost_volume, self.warp_cost_volume = cost_volume, warp_cost_volume
+        self._add_pyramid(_scaled(PYRAMID_CHANNELS, width))
+        self._add_decoders(_scaled(PYRAMID_CHANNELS, width), _scaled(DENSE_CHANNELS, width))
+        self.apply(_initialise)
+
+    def _add_pyramid(self, channels: tuple[int, ...]) -> None:
+        before = 3
+        for level, count in zip(LEVELS, channels, strict=True):
+            first, *others = _pyramid_names(level)
+            self.add_module(first, _convolution(before, count, stride=2))
+            for name in others:
+                self.add_module(name, _convolution(count, count))
+            before = count
+
+    def _add_decoders(self, pyramid: tuple[int, ...], dense: tuple[int, ...]) -> None:
+        for level in DECODER_LEVELS:
+            count = COST_CHANNELS + (pyramid[level - 1] + 4 if level < 6 else 0)
+            for place, growth in enumerate(dense):
+                self.add_module(f"conv{level}_{place}", _convolution(count, growth))
+                count += growth
+            self.add_module(f"predict_flow{level}", _predictor(count))
+            self.add_module(f"deconv{level}", _doubler(2))
+            if level > 2:
+                self.add_module(f"upfeat{level}", _doubler(count))
+        widths = _scaled(tuple(growth for growth, _ in CONTEXT), self.width)
+        for place, (growth, (_, dilation)) in enumerate(zip(widths, CONTEXT, strict=True)):
+            self.add_module(f"dc_conv{place + 1}", _convolution(count, growth, dilation=dilation))
+            count = growth
+        self.add_module("dc_conv7", _predictor(count))
+
+    def forward(self, image: Tensor, other: Tensor) -> list[Tensor]:
+        """Two [B,3,H,W] BGR 0..1, H, W multiples of 64 -> the flows of `decode`, on `image`, pointing to `other`."""
+        return self.decode(self.pyramid(image), self.pyramid(other))
+
+    def pyramid(self, image: Tensor) -> list[Tensor]:
+        """[B,3,H,W] BGR 0..1, H, W multiples of 64 -> features of levels 1..6, [B,c,H/2^l,W/2^l]."""
+        features = []
+        for level in LEVELS:
+            for name in _pyramid_names(level):
+                image = self._run(name, image)
+            features.append(image)
+        return features
+
+    def decode(self, features: list[Tensor], others: list[Tensor]) -> list[Tensor]:
+        """Pyramids of two images -> flows on the first one, levels 6..2, each [B,2,H/2^l,W/2^l] in units of 20 px."""
+        flows: list[Tensor] = []
+        dense = features[-1]
+        for level in DECODER_LEVELS:
+            here, there = features[level - 1], others[level - 1]
+            dense = self._dense(level, self._evidence(level, here, there, flows, dense))
+            flows.append(self._run(f"predict_flow{level}", dense))
+        flows[-1] = flows[-1] + self._context(dense)
+        return flows
+
+    def _evidence(self, level: int, here: Tensor, there: Tensor, flows: list[Tensor], dense: Tensor) -> Tensor:
+        """What a decoder sees: the cost volume, and below the top also the features and the level above, doubled."""
+        if level == 6:
+            return F.leaky_relu(self.cost_volume(here, there, MAX_DISPLACEMENT), 0.1)
+        flow = self._run(f"deconv{level + 1}", flows[-1])
+        more = self._run(f"upfeat{level + 1}", dense)
+        costs = self.warp_cost_volume(here, there, flow * (FLOW_UNIT_PX / 2**level), MAX_DISPLACEMENT)
+        return torch.cat([F.leaky_relu(costs, 0.1), here, flow, more], 1)
+
+    def _dense(self, level: int, evidence: Tensor) -> Tensor:
+        for place in range(len(DENSE_CHANNELS)):
+            evidence = torch.cat([self._run(f"conv{level}_{place}", evidence), evidence], 1)  # newest first
+        return evidence
+
+    def _context(self, dense: Tensor) -> Tensor:
+        for place in range(len(CONTEXT) + 1):
+            dense = self._run(f"dc_conv{place + 1}", dense)
+        return dense
+
+    def _run(self, name: str, value: Tensor) -> Tensor:
+        result: Tensor = self.get_submodule(name)(value)
+        return result
+
+
+def _pyramid_names(level: int) -> tuple[str, str, str]:
+    """The convolutions of a pyramid level in order; the released network swaps the first two of level 6."""
+    a, aa, b = f"conv{level}a", f"conv{level}aa", f"conv{level}b"
+    return (aa, a, b) if level == 6 else (a, aa, b)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        nn.init.kaiming_normal_(module.weight, mode="fan_in")
+        assert module.bias is not None
+        nn.init.zeros_(module.bias)
+
+
+class FlowNetwork(nn.Module):
+    """PWC-Net by the flow contract: RGB frames of any size in, flow between neighbours in px of that size out."""
+
+    def __init__(self, network: PWCNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """[B,K,3,H,W] RGB 0..1 -> [B,K-1,2,H,W]: flow k lives on the pixels of frame k+1 and points to frame k.
+
+        Frames are resized to multiples of 64 and pass the pyramid once, whichever pairs they are in.
+        """
+        batch, count, _, height, width = frames.shape
+        grid_hw = (_round_up(height), _round_up(width))
+        images = frames.reshape(batch * count, 3, height, width).flip(1)  # BGR, as the released weights expect
+        images = F.interpolate(images, size=grid_hw, mode="bilinear", align_corners=False)
+        pyramid = self.network.pyramid(images)
+        pair = torch.arange(batch * (count - 1), device=frames.device)
+        earlier = pair + pair // (count - 1)  # its place among the B*K frames
+        flow = self.network.decode(_pick(pyramid, earlier + 1), _pick(pyramid, earlier))[-1]  # [B*(K-1),2,H64/4,W64/4]
+        flow = F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=False)
+        x = flow[:, :1] * FLOW_UNIT_PX * width / grid_hw[1]
+        y = flow[:, 1:] * FLOW_UNIT_PX * height / grid_hw[0]
+        return torch.cat([x, y], 1).reshape(batch, count - 1, 2, height, width)
+
+
+def _pick(pyramid: list[Tensor], frames: Tensor) -> list[Tensor]:
+    return [features.index_select(0, frames) for features in pyramid]
+
+
+def _round_up(size: int) -> int:
+    return (size + SIZE_MULTIPLE - 1) // SIZE_MULTIPLE * SIZE_MULTIPLE

@@ -1,0 +1,125 @@
+"""Train the two networks the engine runs first: the CAM classifier and PWC-Net. Needs the `train` extra.
+
+The bundled networks (engine/networks/) come from these commands; PLACEHOLDER
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from f2f.engine.errors import UsageError
+from f2f.training.checkpoint import OWN_DEFAULTS, save_network
+from f2f.training.classifier import CamClassifier
+from f2f.training.data import TaggedImages, TrainingImages, read_image, read_tagged_images
+from f2f.training.evaluate import evaluate_classifier, evaluate_flow, flow_predictor
+from f2f.training.options import ClassifierTraining, FlowTraining
+from f2f.training.pairs import PairDataset, fill_cache, layer_pairs, load_pair, scene_pairs
+from f2f.training.pwcnet import FlowNetwork, PWCNet
+
+if TYPE_CHECKING:
+    from f2f.training.loops import Samples
+
+PAIRS_PER_SCENE = 4
+HELD_OUT_SCENES = 24
+HELD_OUT_SEED = 1_000_003
+"""added to the seed: scenes that training never sees"""
+
+
+def train_classifier(options: ClassifierTraining) -> Path:
+    """Train a CAM classifier on tagged images; returns OUT/network.pt. Goes on from the last checkpoint."""
+    _require_extra()
+    from f2f.training.loops import ClassifierLoop, Samples
+
+    images = read_tagged_images(options.images)
+    torch.manual_seed(options.seed)
+    network = CamClassifier(images.classes, options.width, options.dropout)
+    crop_hw = (options.crop_height_px, options.crop_width_px)
+    samples = TrainingImages(images, crop_hw, (options.min_side_px, options.max_side_px), options.seed)
+    _fit(ClassifierLoop(network, options), Samples(samples, options), options)
+    quality = evaluate_classifier(network.eval(), _held_out(images), OWN_DEFAULTS["tau"]).as_dict()
+    facts = _facts(options) | {"held_out": quality, "train_images": len(images.train)}
+    path = options.out / "network.pt"
+    save_network(path, "classifier", network, classes=list(images.classes), width=options.width, training=facts)
+    return path
+
+
+def _held_out(images: TaggedImages) -> Any:
+    return ((read_image(image.path), images.tags(image)) for image in images.val)
+
+
+def train_flow(options: FlowTraining) -> Path:
+    """Train PWC-Net on pairs with exact flow; returns OUT/network.pt. Goes on from the last checkpoint."""
+    _require_extra()
+    from f2f.training.loops import FlowLoop, Samples
+
+    dataset, held_out = _flow_data(options)
+    torch.manual_seed(options.seed)
+    network = PWCNet(options.width)
+    _fit(FlowLoop(network, options), Samples(dataset, options), options)
+    predict = flow_predictor(FlowNetwork(network.eval()))
+    quality = evaluate_flow(predict, map(load_pair, held_out), with_dis=False).as_dict()
+    facts = _facts(options) | {"held_out_epe_px": {name: value for name, value in quality.items() if value == value}}
+    path = options.out / "network.pt"
+    save_network(path, "flow", network, width=options.width, training=facts)
+    return path
+
+
+def _flow_data(options: FlowTraining) -> tuple[PairDataset, list[Path]]:
+    """Draw what the cache lacks: training pairs, and files of held-out pairs."""
+    cache = options.cache or options.out / "pairs"
+    scenes = options.scenes if options.layer_share < 1 else 0
+    layers = -(-options.layer_pairs // PAIRS_PER_SCENE) if options.layer_share > 0 else 0
+    rendered = fill_cache(
+        cache / f"scenes-{options.seed}", scene_pairs, options.seed, scenes, PAIRS_PER_SCENE, options.workers
+    )
+    layered = fill_cache(
+        cache / f"layers-{options.seed}", layer_pairs, options.seed, layers, PAIRS_PER_SCENE, options.workers
+    )
+    seed = options.seed + HELD_OUT_SEED
+    source = scene_pairs if scenes else layer_pairs
+    held_out = fill_cache(
+        cache / f"held-out-{seed}", source, seed, HELD_OUT_SCENES if scenes else 2, 2, options.workers
+    )
+    crop_hw = (options.crop_height_px, options.crop_width_px)
+    return PairDataset(rendered, layered, options.layer_share, crop_hw, options.seed), held_out
+
+
+def _require_extra() -> None:
+    try:
+        import lightning  # noqa: F401
+    except ImportError as error:
+        raise UsageError("training needs Lightning, which is not installed; pip install 'f2f[train]'") from error
+
+
+def _fit(loop: Any, samples: Samples, options: ClassifierTraining | FlowTraining) -> None:
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.loggers import CSVLogger
+
+    last = options.out / "last.ckpt"
+    trainer = Trainer(
+        accelerator=options.accelerator,
+        devices=1,
+        max_steps=options.steps,
+        max_epochs=-(-options.steps // options.checkpoint_steps),
+        gradient_clip_val=20.0,
+        reload_dataloaders_every_n_epochs=1,
+        logger=CSVLogger(options.out, name="logs", version=""),
+        log_every_n_steps=20,
+        callbacks=[ModelCheckpoint(options.out, filename="last", enable_version_counter=False, save_top_k=1)],
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+    )
+    trainer.fit(loop, samples, ckpt_path=last if options.resume and last.exists() else None, weights_only=True)
+
+
+def _facts(options: ClassifierTraining | FlowTraining) -> dict[str, Any]:
+    """What the exported network says about its training: the options that shape it, no paths."""
+    shaping = {
+        name: value for name, value in vars(options).items() if isinstance(value, (int, float)) and name != "resume"
+    }
+    return {"options": shaping, "torch": torch.__version__}
