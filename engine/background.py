@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from f2f.engine.classify import to_tensor
+from f2f.engine.errors import NetworkError
 from f2f.engine.options import RuntimeOptions
 from f2f.engine.resize import fit_multiple, resize
 from f2f.engine.runtimes.network import Network, open_network
@@ -47,6 +48,10 @@ def open_saliency(name: str, theta_b: float | None, options: RuntimeOptions) -> 
 
 def _network_saliency(network: Network, image: Tensor) -> Tensor:
     (saliency,) = network(fit_multiple(image, network.info.size_multiple))  # [1, 1, H', W']
+    if saliency.dim() != 4 or tuple(saliency.shape[:2]) != (1, 1):
+        raise NetworkError(
+            f"the saliency network gives {list(saliency.shape)} for one image; accepted: [1,1,H,W]; export it again"
+        )
     return resize(saliency, (image.shape[-2], image.shape[-1]))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from f2f.engine.errors import VideoError
+from f2f.engine.errors import NetworkError, VideoError
 from f2f.engine.options import ClassifyOptions, RuntimeOptions
 from f2f.engine.resize import fit_multiple
 from f2f.engine.runtimes.network import Network, open_network
@@ -33,6 +33,12 @@ class Classifier:
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 3, H, W] float32 in 0..1 -> scores [B, C] in 0..1, CAMs [B, C, h, w] before ReLU."""
         scores, cams = self._network(fit_multiple(images, self.info.size_multiple))
+        wanted = (len(images), len(self.info.classes))
+        if tuple(scores.shape) != wanted or cams.dim() != 4 or tuple(cams.shape[:2]) != wanted:
+            raise NetworkError(
+                f"the classifier gives scores {list(scores.shape)} and cam {list(cams.shape)} for {wanted[0]} images "
+                f"and {wanted[1]} classes (f2f.classes); accepted: [B,C] and [B,C,h,w]; export it again"
+            )
         return scores, cams
 
 
@@ -49,36 +55,66 @@ def classify(
 
     Batches are always full: short ones are padded, so what shares a batch with a frame cannot change its scores.
     """
-    buckets: dict[tuple[int, int], list[Frame]] = {}
-    failed: dict[int, Failure] = {}
-
-    def scored(size_hw: tuple[int, int]) -> Iterator[ScoredFrame]:
-        frames = buckets.pop(size_hw)
-        try:
-            with clock.busy("classify"):
-                scores = _scores(classifier, frames, options.batch_frames)
-        except VideoError as error:
-            failed.update({frame.video: Failure.of("classify", error) for frame in frames})
-            return
-        yield from (ScoredFrame(frame, row) for frame, row in zip(frames, scores, strict=True))
-
+    batches = _Batches(classifier, options.batch_frames, clock)
     for item in items:
-        if isinstance(item, VideoEnd):
-            for size_hw in [size for size, frames in buckets.items() if any(f.video == item.video for f in frames)]:
-                yield from scored(size_hw)
-            failure = item.failure or failed.pop(item.video, None)
-            yield replace(item, failure=failure)
-        elif item.video not in failed:
-            bucket = buckets.setdefault(item.size_hw, [])
-            bucket.append(item)
-            if len(bucket) == options.batch_frames:
-                yield from scored(item.size_hw)
+        yield from batches.end(item) if isinstance(item, VideoEnd) else batches.add(item)
+
+
+class _Batches:
+    """Frames that wait for a full batch of their size."""
+
+    def __init__(self, classifier: Classifier, batch_frames: int, clock: StageClock) -> None:
+        self._classifier, self._batch_frames, self._clock = classifier, batch_frames, clock
+        self._buckets: dict[tuple[int, int], list[Frame]] = {}
+        self._failed: dict[int, Failure] = {}
+
+    def add(self, frame: Frame) -> Iterator[ScoredFrame]:
+        if frame.video in self._failed:
+            return
+        for size_hw in self._waiting(frame.video):
+            if size_hw != frame.size_hw:  # the video changes its size: what came before goes first
+                yield from self._score(size_hw)
+        bucket = self._buckets.setdefault(frame.size_hw, [])
+        bucket.append(frame)
+        if len(bucket) == self._batch_frames:
+            yield from self._score(frame.size_hw)
+
+    def end(self, end: VideoEnd) -> Iterator[ScoredFrame | VideoEnd]:
+        for size_hw in self._waiting(end.video):
+            yield from self._score(size_hw)
+        failure = self._failed.pop(end.video, None)
+        yield end if end.failure or failure is None else replace(end, failure=failure)
+
+    def _waiting(self, video: int) -> list[tuple[int, int]]:
+        return [size for size, frames in self._buckets.items() if any(frame.video == video for frame in frames)]
+
+    def _score(self, size_hw: tuple[int, int]) -> Iterator[ScoredFrame]:
+        frames = self._buckets.pop(size_hw)
+        with self._clock.busy("classify"):
+            results = _scores_or_errors(self._classifier, frames, self._batch_frames)
+        for frame, result in zip(frames, results, strict=True):
+            if isinstance(result, VideoError):
+                self._failed.setdefault(frame.video, Failure.of("classify", result))
+            elif frame.video not in self._failed:
+                yield ScoredFrame(frame, result)
 
 
 def without_scores(items: Iterator[Frame | VideoEnd]) -> Iterator[ScoredFrame | VideoEnd]:
     """Stands in for `classify` where the query is trusted and no score is asked for."""
     for item in items:
         yield item if isinstance(item, VideoEnd) else ScoredFrame(item, None)
+
+
+def _scores_or_errors(
+    classifier: Classifier, frames: list[Frame], batch_frames: int
+) -> Sequence[npt.NDArray[np.float32] | VideoError]:
+    """Each frame's scores [C], or why it has none: a frame that fails must not take its batch with it."""
+    try:
+        return list(_scores(classifier, frames, batch_frames))
+    except VideoError as error:
+        if len(frames) == 1:
+            return [error]
+        return [result for frame in frames for result in _scores_or_errors(classifier, [frame], batch_frames)]
 
 
 def _scores(classifier: Classifier, frames: list[Frame], batch_frames: int) -> npt.NDArray[np.float32]:

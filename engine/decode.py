@@ -7,7 +7,7 @@ wrong ends as a `VideoError` with a reason, or is repaired and counted.
 from __future__ import annotations
 
 import math
-import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +34,7 @@ _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,
 _MAX_ERRORS_IN_A_ROW = 32
 _NEAR_SECONDS = 1e-3  # time stamps are compared with this slack: containers round them
 _TICK_SECONDS = 1.0
+_CHUNK_BYTES = 4 << 20
 
 av.logging.set_level(None)
 
@@ -49,11 +50,12 @@ class DecodeState:
     shot: int = 0
     start_seconds: float | None = None
     last_seconds: float = -math.inf
+    end_seconds: float = -math.inf
+    """when the last frame's time on screen ends"""
     fps: float = 0.0
     size_wh: tuple[int, int] = (0, 0)
     rotation_degrees: int = 0
     codec: str = ""
-    stopped_early: bool = False
     broken: str = ""
     """why decoding ended before the file's end; empty where it did not"""
     tick: Callable[[], None] = field(default=lambda: None)
@@ -73,7 +75,6 @@ class DecodeState:
             size_wh=self.size_wh,
             rotation_degrees=self.rotation_degrees,
             codec=self.codec,
-            stopped_early=self.stopped_early,
         )
 
 
@@ -83,7 +84,7 @@ def sample_frames(video: int, location: str, options: DecodeOptions, state: Deco
     Raises:
         VideoError: the file cannot be opened, has no video, or nothing of it can be decoded.
     """
-    with _local(location) as path, _open(path) as container:
+    with _local(location, state) as path, _open(path, options) as container:
         stream = _video_stream(container)
         _describe(stream, options, state)
         timed = _with_time(_decoded(container, stream, state), stream, options, state)
@@ -94,7 +95,7 @@ def sample_frames(video: int, location: str, options: DecodeOptions, state: Deco
 
 
 @contextmanager
-def _local(location: str) -> Iterator[str]:
+def _local(location: str, state: DecodeState) -> Iterator[str]:
     """A local path for a location: itself, or a temporary copy of what a URL names."""
     if "://" not in location:
         yield location
@@ -105,20 +106,26 @@ def _local(location: str) -> Iterator[str]:
         copy = Path(folder, "video")
         try:
             with fsspec.open(location, "rb") as source, copy.open("wb") as target:
-                shutil.copyfileobj(source, target)
-        except (OSError, ValueError, ImportError) as error:
-            raise VideoError("unreachable", str(error), "transient") from error
+                while chunk := source.read(_CHUNK_BYTES):
+                    target.write(chunk)
+                    state.tick()
+        except Exception as error:  # every file system of fsspec raises what its client library raises
+            raise VideoError("unreachable", f"{type(error).__name__}: {error}", "transient") from error
         yield str(copy)
 
 
 @contextmanager
-def _open(path: str) -> Iterator[InputContainer]:
+def _open(path: str, options: DecodeOptions) -> Iterator[InputContainer]:
     _check_file(path)
     try:
         # "file:" keeps a name such as concat:x.mp4 from being read as a protocol.
         container = av.open(
             "file:" + path,
-            options={"protocol_whitelist": "file", "format_whitelist": _FORMATS},
+            options={
+                "protocol_whitelist": "file",
+                "format_whitelist": _FORMATS,
+                "max_pixels": str(options.max_pixels),  # for the frames that opening decodes to learn the format
+            },
             metadata_errors="replace",
             timeout=30.0,
         )
@@ -132,6 +139,8 @@ def _open(path: str) -> Iterator[InputContainer]:
 
 def _check_file(path: str) -> None:
     try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe would wait for ever
+            raise VideoError("not_media", "not a regular file")
         with Path(path).open("rb") as stream:
             if not stream.read(1):
                 raise VideoError("empty", "the file has no bytes")
@@ -189,7 +198,7 @@ def _note_missing_end(stream: VideoStream, state: DecodeState) -> None:
     if stream.duration is None or stream.time_base is None or state.broken or not state.frames_decoded:
         return
     length_seconds = float(stream.duration * stream.time_base)
-    seen_seconds = state.last_seconds - (state.start_seconds or 0.0)
+    seen_seconds = state.end_seconds - (state.start_seconds or 0.0)
     if length_seconds - seen_seconds > 1.0 + 2 / (state.fps or 1.0):
         state.broken = f"ends after {seen_seconds:.2f} s, its header says {length_seconds:.2f} s"
 
@@ -245,6 +254,7 @@ def _with_time(
         if state.start_seconds is None:
             state.start_seconds = pts
         state.last_seconds = pts
+        state.end_seconds = pts + float((frame.duration or 0) * (frame.time_base or 0))
         yield pts, frame
 
 
@@ -264,7 +274,7 @@ def _sampled(
         state.shot += new_shot and state.frames_sampled > 0
         state.frames_sampled += 1
         last_pts, last_size, new_shot = pts, image.shape[:2], False
-        yield Frame(video, state.shot, pts, image)
+        yield Frame(video, state.shot, pts, image, state.report())
 
 
 def _next_sample(pts: float, start: float, fps: float) -> float:

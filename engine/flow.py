@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from f2f.engine.classify import to_tensor
-from f2f.engine.errors import UsageError, VideoError
+from f2f.engine.errors import NetworkError, UsageError, VideoError
 from f2f.engine.options import RuntimeOptions
 from f2f.engine.resize import fit_multiple, resize_flow
 from f2f.engine.runtimes.network import Network, open_network
@@ -53,6 +53,12 @@ class NetworkFlow:
         """K uint8 [H, W, 3] frames -> float32 [K-1, 2, H, W] px."""
         frames = fit_multiple(to_tensor(images), self._network.info.size_multiple)  # [K, 3, H', W']
         (flow,) = self._network(frames[None])  # [1, K-1, 2, H', W']
+        wanted = [1, len(images) - 1, 2, *frames.shape[-2:]]
+        if list(flow.shape) != wanted:
+            raise NetworkError(
+                f"the flow network gives {list(flow.shape)} for frames {[1, *frames.shape]}; accepted: {wanted}; "
+                "export it again"
+            )
         height, width = images[0].shape[:2]
         return resize_flow(flow[0], (height, width))
 

@@ -9,7 +9,8 @@ costs its video and is replaced.
     child -> parent   FrameMessage | "tick" (alive) | EndMessage
 
 Children are started as programs of their own, not through multiprocessing: they import no more than decoding needs,
-and a user's script needs no `if __name__ == "__main__"`.
+and a user's script needs no `if __name__ == "__main__"`. They are process groups of their own, so that Ctrl-C and
+Ctrl-Z reach the parent alone; without a parent they end by themselves.
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 
 import numpy as np
 
 from f2f.engine.decode import DecodeState, sample_frames
-from f2f.engine.errors import VideoError
+from f2f.engine.errors import MachineError, VideoError
+from f2f.engine.files import machine_errors
 from f2f.engine.options import DecodeOptions
 from f2f.engine.types import DecodeReport, Failure, Frame, ImageArray, InputRow, VideoEnd
 
@@ -66,6 +68,7 @@ class FrameMessage:
     pts_seconds: float
     slot: int
     size_hw: tuple[int, int]
+    report: DecodeReport
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,21 @@ class FrameRing:
 
     @classmethod
     def create(cls, slots: int, slot_bytes: int) -> FrameRing:
-        """Make a ring; its file is removed by `close`."""
-        handle, path = tempfile.mkstemp(prefix="f2f-ring-", dir=_ring_folder(slots * slot_bytes))
-        try:
-            os.posix_fallocate(handle, 0, slots * slot_bytes)
-        finally:
-            os.close(handle)
+        """Make a ring; its file is removed by `unlink`, at the latest by `close`.
+
+        Raises:
+            MachineError: there is no room for it.
+        """
+        folder = _ring_folder(slots * slot_bytes)
+        with machine_errors(Path(folder)):
+            handle, path = tempfile.mkstemp(prefix="f2f-ring-", dir=folder)
+            try:
+                os.posix_fallocate(handle, 0, slots * slot_bytes)
+            except OSError:
+                Path(path).unlink()
+                raise
+            finally:
+                os.close(handle)
         return cls(path, slots, slot_bytes)
 
     def put(self, slot: int, image: ImageArray) -> None:
@@ -105,11 +117,14 @@ class FrameRing:
         pixels = np.frombuffer(self._memory, np.uint8, count, slot * self.slot_bytes)
         return pixels.reshape(*size_hw, 3).copy()
 
+    def unlink(self) -> None:
+        """Remove the file; the memory lives on where it is mapped, and a kill -9 leaves nothing behind."""
+        Path(self.path).unlink(missing_ok=True)
+
     def close(self) -> None:
-        """Unmap and remove the file."""
+        """Unmap the memory and remove the file."""
         self._memory.close()
-        with suppress(FileNotFoundError):
-            Path(self.path).unlink()
+        self.unlink()
 
 
 def _ring_folder(size_bytes: int) -> str:
@@ -125,11 +140,13 @@ def _ring_folder(size_bytes: int) -> str:
 
 def decode_child(descriptor: int) -> None:
     """Decode videos until told to exit or the parent is gone; `descriptor` is the child's end of the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     connection = Connection(descriptor)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        settings = connection.recv()
-        sender = _Sender(connection, FrameRing(settings.ring_path, settings.slots, settings.slot_bytes))
+        settings: ChildSettings = connection.recv()
+        ring = FrameRing(settings.ring_path, settings.slots, settings.slot_bytes)
+        ring.unlink()  # both sides have it mapped now
+        connection.send("tick")
+        sender = _Sender(connection, ring)
         while (message := connection.recv()) != "exit":
             if isinstance(message, DecodeTask):
                 connection.send(EndMessage(sender.decode(message, settings.options)))
@@ -155,7 +172,6 @@ class _Sender:
             for frame in sample_frames(task.video, task.location, options, state):
                 self._send(frame)
                 if self._cancelled:
-                    state.stopped_early = True
                     break
         except VideoError as error:
             return VideoEnd(task.video, state.report(), Failure.of("decode", error))
@@ -165,14 +181,15 @@ class _Sender:
         except Exception as error:
             failure = Failure("decode", "decoder_error", f"{type(error).__name__}: {error}")
             return VideoEnd(task.video, state.report(), failure)
-        note = ("broken", state.broken) if state.broken and not state.stopped_early else None
-        return VideoEnd(task.video, state.report(), note=note)
+        return VideoEnd(task.video, state.report(), note=("broken", state.broken) if state.broken else None)
 
     def _send(self, frame: Frame) -> None:
         while self._connection.poll(None if self._credit == 0 else 0):
             self.note(self._connection.recv())
         self._ring.put(self._slot, frame.image)
-        self._connection.send(FrameMessage(frame.video, frame.shot, frame.pts_seconds, self._slot, frame.size_hw))
+        self._connection.send(
+            FrameMessage(frame.video, frame.shot, frame.pts_seconds, self._slot, frame.size_hw, frame.report)
+        )
         self._credit -= 1
         self._slot = (self._slot + 1) % self._ring.slots
 
@@ -185,11 +202,14 @@ class _Child:
     process: subprocess.Popen[bytes]
     connection: Connection
     ring: FrameRing
+    started: bool = False
+    """it has said that it works"""
     task: DecodeTask | None = None
     heard: float = 0.0
     """monotonic time of its last sign of life"""
-    last_pts_seconds: float | None = None
-    cancelled: bool = field(default=False)
+    last: FrameMessage | None = None
+    """the latest frame of its video"""
+    cancelled: bool = False
 
 
 class DecodePool:
@@ -224,6 +244,7 @@ class DecodePool:
 
     def _assign(self, tasks: Iterator[tuple[int, InputRow]]) -> bool:
         """Give idle children work; False when nothing is left to do."""
+        self._dismiss_dead()
         idle = [child for child in self._children if child.task is None]
         missing = self._options.decoder_count - len(self._children)
         for place in range(len(idle) + missing):
@@ -235,7 +256,7 @@ class DecodePool:
         return any(child.task for child in self._children)
 
     def _give(self, child: _Child, task: DecodeTask) -> None:
-        child.task, child.heard, child.last_pts_seconds, child.cancelled = task, time.monotonic(), None, False
+        child.task, child.heard, child.last, child.cancelled = task, time.monotonic(), None, False
         with suppress(OSError):  # a dead child is noticed by `_receive`
             child.connection.send(task)
 
@@ -246,15 +267,22 @@ class DecodePool:
             assert isinstance(connection, Connection)
             yield from self._message(busy.pop(connection))
         for child in busy.values():
-            if time.monotonic() - child.heard > self._options.decode_timeout_seconds:
-                yield self._replace(child, "hung", f"no progress for {self._options.decode_timeout_seconds:g} s")
+            silent_seconds = time.monotonic() - child.heard
+            # What lies unread in the pipe is a sign of life: while the consumer worked, nobody listened.
+            if silent_seconds > self._options.decode_timeout_seconds and not child.connection.poll():
+                limit = f"{self._options.decode_timeout_seconds:g} s"
+                yield self._replace(child, "hung", f"showed no progress for {limit} (--decode-timeout-seconds)")
 
     def _message(self, child: _Child) -> Iterator[Frame | VideoEnd]:
         try:
             message = child.connection.recv()
         except (EOFError, OSError):
-            yield self._replace(child, "crashed", _exit_text(_exit_code(child.process)))
+            ended = _exit_text(_exit_code(child.process))
+            if not child.started:
+                raise MachineError(f"a decoding process {ended} before it could start; see its words above") from None
+            yield self._replace(child, "crashed", ended)
             return
+        child.started = True
         if isinstance(message, FrameMessage):
             yield self._frame(child, message)
         elif isinstance(message, EndMessage):
@@ -264,10 +292,10 @@ class DecodePool:
 
     def _frame(self, child: _Child, message: FrameMessage) -> Frame:
         image = child.ring.take(message.slot, message.size_hw)
-        child.last_pts_seconds = message.pts_seconds
+        child.last = message
         with suppress(OSError):  # a dead child is noticed by `_receive`
             child.connection.send("credit")
-        return Frame(message.video, message.shot, message.pts_seconds, image)
+        return Frame(message.video, message.shot, message.pts_seconds, image, message.report)
 
     def _start(self) -> _Child:
         slot_bytes = -(-(self._options.max_side**2) * 3 // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -275,7 +303,14 @@ class DecodePool:
         ours, theirs = Pipe()
         program = f"from f2f.engine.pool import decode_child; decode_child({theirs.fileno()})"
         command = [sys.executable, "-P", "-c", program]
-        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: S603 - ours
+        with machine_errors(Path(sys.executable)):
+            process = subprocess.Popen(  # noqa: S603 - this interpreter, our own program
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                process_group=0,
+            )
         theirs.close()
         child = _Child(process, ours, ring)
         self._children.append(child)
@@ -286,11 +321,17 @@ class DecodePool:
     def _replace(self, child: _Child, reason: str, detail: str) -> VideoEnd:
         """Give up on a child; a new one is started with the next task."""
         assert child.task is not None
-        seen = "no frame" if child.last_pts_seconds is None else f"last frame at {child.last_pts_seconds:.2f} s"
+        seen = f"last frame at {child.last.pts_seconds:.2f} s" if child.last else "no frame"
         self._children.remove(child)
         self._dismiss(child, kill=True)
         failure = Failure("decode", reason, f"the decoding process {detail}; {seen}")
-        return VideoEnd(child.task.video, replace(DecodeReport(), last_seconds=child.last_pts_seconds or 0.0), failure)
+        return VideoEnd(child.task.video, child.last.report if child.last else DecodeReport(), failure)
+
+    def _dismiss_dead(self) -> None:
+        """Children that died while they had nothing to do cost nothing."""
+        for child in [child for child in self._children if child.task is None and child.process.poll() is not None]:
+            self._children.remove(child)
+            self._dismiss(child)
 
     def _dismiss(self, child: _Child, kill: bool = False) -> None:
         if kill or child.task is not None:

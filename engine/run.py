@@ -57,19 +57,17 @@ def open_run(out: Path, decisive: dict[str, Any], rows: Sequence[InputRow], shar
 
     Args:
         out: the output folder.
-        decisive: everything that decides results; a run that goes on must have the same.
+        decisive: everything that decides results, JSON-ready; a run that goes on must have the same.
         rows: the inputs; those a started run does not have yet are appended as new shards.
         shard_videos: inputs of a new shard.
 
     Raises:
         RunMismatchError: `out` holds a run that differs; the message lists how.
-        UsageError: `out` holds something else.
+        UsageError: what `out` holds cannot be read.
     """
     path = out / "run.json"
     old = _read_run(path) if path.exists() else None
-    if old is None:
-        _refuse_strange_folder(out)
-    else:
+    if old is not None:
         _refuse_difference(out, old, decisive)
     ordered = _in_pinned_order(out, old["inputs"] if old else [], rows)
     pinned = {
@@ -97,7 +95,12 @@ def read_summary(out: Path) -> Summary:
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Hold the output folder: a second live run in it is refused."""
+    """Hold the output folder: a second live run in it is refused, and so is a folder that holds something else.
+
+    Raises:
+        UsageError: `out` is a file, holds files that are no run, or another run is at work in it.
+    """
+    _refuse_strange_folder(out)
     with machine_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         handle = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -124,12 +127,19 @@ def _read_run(path: Path) -> dict[str, Any]:
 def _refuse_strange_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; accepted: a new or empty folder, or one with a run")
-    strange = sorted(entry.name for entry in out.iterdir() if entry.name not in _OWN) if out.is_dir() else []
+    if not out.is_dir() or (out / "run.json").exists():
+        return
+    strange = sorted(entry.name for entry in out.iterdir() if not _is_own(entry.name))
     if strange:
         raise UsageError(
             f"--out {out} holds files that are no run ({', '.join(strange[:3])}); accepted: a new or empty folder, "
             "or one with a run"
         )
+
+
+def _is_own(name: str) -> bool:
+    """Whether a run makes such a file; one that was killed may leave the part of one."""
+    return name in _OWN or (name.startswith(".") and name.endswith(".part") and name[1:-5] in _OWN)
 
 
 def _refuse_difference(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -94,13 +94,33 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
-def _folder_rows(root: Path, options: SourceOptions) -> Iterator[InputRow]:
-    for directory, folders, files in os.walk(root):
-        folders.sort()
-        for name in sorted(files):
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES:
-                relative = os.path.relpath(os.path.join(directory, name), root)  # noqa: PTH118 - keeps odd bytes
+def _folder_rows(root: Path, options: SourceOptions, directory: str = "") -> Iterator[InputRow]:
+    """Videos below `directory` (relative to `root`); a folder that cannot be entered is a row with its problem."""
+    try:
+        entries = sorted(os.scandir(root / directory), key=lambda entry: (entry.is_dir(), entry.name))
+    except OSError as error:
+        problem = ("unreadable", f"the folder cannot be listed ({error.strerror})")
+        yield InputRow(directory or ".", directory or ".", "", problem=problem)
+        return
+    for entry in entries:
+        relative = directory + entry.name
+        if not entry.is_dir():
+            if Path(entry.name).suffix.lower() in VIDEO_SUFFIXES:
                 yield _folder_row(root, relative, options)
+        elif not entry.is_symlink():
+            yield from _folder_rows(root, options, relative + os.sep)
+        else:
+            yield from _linked_rows(root, relative, options)
+
+
+def _linked_rows(root: Path, relative: str, options: SourceOptions) -> Iterator[InputRow]:
+    """Videos behind a link to a folder; a link back to a folder it lies in leads nowhere new."""
+    row = _folder_row(root, relative + os.sep, options)
+    above = os.path.realpath(root / relative / os.pardir) if row.problem else os.path.realpath((root / relative).parent)
+    if row.problem:
+        yield row
+    elif not (above + os.sep).startswith(row.location.rstrip(os.sep) + os.sep):
+        yield from _folder_rows(root, options, relative + os.sep)
 
 
 def _folder_row(root: Path, relative: str, options: SourceOptions) -> InputRow:
@@ -120,8 +140,10 @@ def _located(root: Path, row: InputRow, options: SourceOptions) -> InputRow:
 def _locate(root: Path, video: str, options: SourceOptions) -> tuple[str, tuple[str, str] | None]:
     if "\0" in video:
         return "", ("bad_path", "the path holds a NUL byte")
-    if "://" in video and options.allow_outside:
-        return video, None
+    if "://" in video:
+        if options.allow_outside:
+            return video, None
+        return "", ("outside", "is a URL; --allow-outside admits it")
     path = os.path.realpath(root / video)
     inside = path.startswith(os.path.realpath(root).rstrip(os.sep) + os.sep)
     if not inside and not options.allow_outside:
@@ -140,18 +162,21 @@ def _manifest_row(path: Path, number: int, entry: Mapping[str, object] | str, op
     """The row of one manifest line; `entry` is the reason as text where the line could not be read."""
     stand_in = f"row-{number:06d}"
     if isinstance(entry, str):
-        return InputRow(id=stand_in, video="", query="", problem=("bad_row", f"line {number} of {path.name}: {entry}"))
+        return InputRow(id=stand_in, video="", query="", problem=("bad_row", f"row {number} of {path.name}: {entry}"))
     video, query = entry.get(options.video_column), entry.get(options.query_column)
+    name, tags = _text(entry.get("id")), _text(entry.get("tags"))
     if not isinstance(video, str) or not isinstance(query, str) or not video or not query:
         detail = (
-            f"row {number} of {path.name} has {options.video_column}={video!r}, {options.query_column}={query!r}; "
-            "both must be text"
+            f"{options.video_column} is {video!r:.200}, {options.query_column} is {query!r:.200}; both must be text"
         )
         return InputRow(
-            id=str(entry.get("id") or stand_in), video=str(video or ""), query="", problem=("bad_row", detail)
+            name or stand_in, _text(video), "", problem=("bad_row", f"row {number} of {path.name}: {detail}")
         )
-    name = str(entry.get("id") or f"{query}/{video}")
-    return _located(path.parent, InputRow(name, video, query, tags=str(entry.get("tags") or "")), options)
+    return _located(path.parent, InputRow(name or f"{query}/{video}", video, query, tags=tags), options)
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
 
 
 def _records(path: Path, options: SourceOptions) -> Iterable[Mapping[str, object] | str]:
@@ -170,15 +195,16 @@ def _need_columns(path: Path, found: Sequence[str], wanted: tuple[str, str]) -> 
 
 def _csv_records(path: Path, wanted: tuple[str, str]) -> Iterator[Mapping[str, object] | str]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        reader = csv.DictReader(stream)
+        reader = csv.DictReader(stream, strict=True)
         _need_columns(path, list(reader.fieldnames or []), wanted)
         while True:
+            line = reader.line_num + 1
             try:
                 entry = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield f"not CSV ({error})"
+                yield f"lines {line} to {reader.line_num} are not CSV ({error})"
             else:
                 extra = entry.pop(None, None) if None in entry else None
                 yield f"has {len(extra)} fields too many" if extra else entry
@@ -196,7 +222,18 @@ def _json_record(line: bytes) -> Mapping[str, object] | str:
         entry = json.loads(line.decode("utf-8", "surrogateescape"))
     except ValueError as error:
         return f"not JSON ({error})"
+    if re.search(rb"\\\\u[dD][89a-fA-F]", line) and not _is_unicode(entry):
+        return "text with half a surrogate pair, which no file name can hold"
     return entry if isinstance(entry, dict) else f"a JSON {type(entry).__name__}, not an object"
+
+
+def _is_unicode(entry: object) -> bool:
+    """Whether all text in a JSON value can be a file name: bytes that are not UTF-8 can, halves of a pair cannot."""
+    try:
+        os.fsencode(json.dumps(entry, ensure_ascii=False))
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parquet_records(path: Path, wanted: tuple[str, str]) -> Iterator[Mapping[str, object] | str]:

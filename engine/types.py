@@ -40,39 +40,6 @@ class InputRow:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """A sampled frame."""
-
-    video: int
-    """number of the input"""
-    shot: int
-    """shots are parted by cuts, gaps and changes of size; counted from 0"""
-    pts_seconds: float
-    """time stamp"""
-    image: ImageArray
-    """uint8 [H, W, 3] RGB"""
-
-    def __post_init__(self) -> None:
-        assert self.image.dtype == np.uint8, self.image.dtype
-        assert self.image.ndim == 3, self.image.shape
-        assert self.image.shape[2] == 3, self.image.shape
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """Height and width in px."""
-        return self.image.shape[0], self.image.shape[1]
-
-
-@dataclass(frozen=True)
-class ScoredFrame:
-    """A frame and what the classifier says of it."""
-
-    frame: Frame
-    scores: npt.NDArray[np.float32] | None
-    """float32 [C] in 0..1; None where the query is trusted and nothing asks for scores"""
-
-
-@dataclass(frozen=True)
 class DecodeReport:
     """What became of decoding one video."""
 
@@ -94,6 +61,41 @@ class DecodeReport:
     codec: str = ""
     stopped_early: bool = False
     """enough windows were found before the video's end"""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A sampled frame."""
+
+    video: int
+    """number of the input"""
+    shot: int
+    """shots are parted by cuts, gaps and changes of size; counted from 0"""
+    pts_seconds: float
+    """time stamp"""
+    image: ImageArray
+    """uint8 [H, W, 3] RGB"""
+    report: DecodeReport = field(default_factory=DecodeReport)
+    """what decoding had seen of the video up to this frame"""
+
+    def __post_init__(self) -> None:
+        assert self.image.dtype == np.uint8, self.image.dtype
+        assert self.image.ndim == 3, self.image.shape
+        assert self.image.shape[2] == 3, self.image.shape
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width in px."""
+        return self.image.shape[0], self.image.shape[1]
+
+
+@dataclass(frozen=True)
+class ScoredFrame:
+    """A frame and what the classifier says of it."""
+
+    frame: Frame
+    scores: npt.NDArray[np.float32] | None
+    """float32 [C] in 0..1; None where the query is trusted and nothing asks for scores"""
 
 
 @dataclass(frozen=True)

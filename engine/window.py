@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from f2f.engine.options import WindowOptions
-from f2f.engine.types import ScoredFrame, VideoEnd, Window
+from f2f.engine.types import DecodeReport, ScoredFrame, VideoEnd, Window
 
 
 def find_windows(
@@ -40,15 +40,21 @@ def find_windows(
         if isinstance(item, VideoEnd):
             yield from finder.finish()
             del finders[video]
-            yield _with_note(item, finder)
+            yield _settled(item, finder)
         elif not finder.is_full():
             yield from finder.push(item)
             if finder.is_full():
+                finder.full_report = item.frame.report
                 enough(video)
 
 
-def _with_note(end: VideoEnd, finder: _Finder) -> VideoEnd:
-    """Say why a video has no window."""
+def _settled(end: VideoEnd, finder: _Finder) -> VideoEnd:
+    """The end with what the windows decide: where the video had enough of them, or why it has none.
+
+    Decoding stops some frames after enough windows are found; how many is chance, so nothing of them may count.
+    """
+    if finder.full_report:
+        return VideoEnd(end.video, replace(finder.full_report, stopped_early=True))
     if end.failure or end.note or finder.found:
         return end
     return replace(end, note=finder.why_none(end.report.frames_sampled))
@@ -67,6 +73,8 @@ class _Finder:
         self._kept_in_shot = 0
         self._with_query = self._longest_run = 0
         self.found = 0
+        self.full_report: DecodeReport | None = None
+        """what decoding had seen when enough windows were found before the video's end"""
 
     def is_full(self) -> bool:
         """No more windows are wanted."""
