@@ -14,9 +14,16 @@ from torch import Tensor
 
 from f2f.kernels import minimum_barrier
 
-CLASSICAL_THETA_B = 0.25
-"""`theta_b` for this saliency, chosen on real video."""
+CLASSICAL_THETA_B = 0.3
+"""`theta_b` for this saliency, chosen on real video (nine DAVIS sequences, 56 frames of 240x426).
 
+There, of the pixels below it 99.5 % are ground (mean over frames), 70 % of the ground lies below it and 4 % of the
+object's pixels; 0.25 gives 99.8 %, 61 % and 1.5 %, 0.4 gives 98.5 %, 82 % and 13 %.
+"""
+
+# All distances are in px of the shrunk frame. Real video decided the values: shrinking to 300 px, as the paper does,
+# is no better (AUC .924-.926 for 120 to 300 px); more weight for the bands costs coverage, though it lifts the worst
+# video; a full centre map scores higher still, but on material whose objects are centred.
 WORKING_SIDE_PX = 160
 BAND_SHARE = 0.1
 BAND_WEIGHT = 0.25

@@ -41,12 +41,11 @@ def backend_in_use(device_type: str = "cpu") -> dict[str, str]:
 
 @cache
 def _choose(operator: str, device_type: str, forced: str) -> str:
-    available = {version: why for version in VERSIONS[operator] if not (why := _obstacle(version, device_type))}
     if forced:
         _refuse_impossible(forced, device_type)
-    version = forced if forced in available else next(iter(available))
-    if forced in {"", version} or forced not in VERSIONS[operator]:
-        _log.debug("%s on %s runs its %s version", operator, device_type, version)
+    available = [version for version in VERSIONS[operator] if not _obstacle(version, device_type)]
+    version = forced if forced in available else available[0]
+    _log.debug("%s on %s runs its %s version", operator, device_type, version)
     return version
 
 

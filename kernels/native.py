@@ -10,8 +10,9 @@ from functools import cache
 from types import ModuleType
 
 import torch
-from f2f.kernels import checks
 from torch import Tensor
+
+from f2f.kernels import checks
 
 
 def load_error() -> ImportError | None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from f2f.kernels import dispatch, native, reference
 from torch import Tensor
+
+from f2f.kernels import dispatch, native, reference
 
 
 def activate_cams(

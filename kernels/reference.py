@@ -15,9 +15,10 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from f2f.kernels import checks
 from f2f.kernels.checks import BITS_PER_WORD, words_for
-from torch import Tensor
 
 MAX_FLOW_PX = 2.0**20
 PEAK_EPSILON = 1e-5
@@ -285,6 +286,8 @@ def _barrier_start(image: Tensor) -> tuple[Tensor, ...]:
 def _raster_sweep(state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """One sweep from the top left. Pixels of one anti-diagonal depend only on the one before, so go diagonal-wise."""
     height, width = state[0].shape[-2:]
+    if min(height, width) < 3:
+        return state  # all border
     image, highest, lowest, distance = (part.flatten(2).clone() for part in state)  # each [B, C, H * W]
     for diagonal in range(2, height + width - 3):
         rows = torch.arange(max(1, diagonal - width + 2), min(height - 2, diagonal - 1) + 1, device=image.device)
