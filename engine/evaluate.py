@@ -10,16 +10,18 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from f2f.engine.errors import UsageError
 from f2f.engine.records import MaskRecord, VideoRecord, read_shards
+from f2f.engine.run import read_run
+from f2f.engine.source import printable
 
 BoolArray = npt.NDArray[np.bool_]
 IGNORE = 255
@@ -52,7 +54,9 @@ class MaskEvaluation:
         """A row per query and the mean."""
         table = Table("query", "IoU", "precision", "recall", box=None, pad_edge=False)
         for name, scores in [*self.per_query.items(), ("mean", self.mean)]:
-            table.add_row(name, f"{scores.iou:.3f}", f"{scores.precision:.3f}", f"{scores.recall:.3f}")
+            table.add_row(
+                escape(printable(name)), f"{scores.iou:.3f}", f"{scores.precision:.3f}", f"{scores.recall:.3f}"
+            )
         console.print(table)
         console.print(f"{self.masks} masks of {self.videos} videos; {self.without_truth} masks without truth")
 
@@ -67,7 +71,7 @@ def evaluate_masks(pred: Path, truth: Path) -> MaskEvaluation:
     Raises:
         UsageError: no run, no truth folder, or no mask that has a truth.
     """
-    run = _run(pred)
+    run = read_run(pred)
     if not truth.is_dir():
         raise UsageError(f"--truth {truth} is not a folder; accepted: a folder with a folder of masks per video")
     shards = read_shards(pred)
@@ -96,17 +100,25 @@ def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")
 
 
-def _run(pred: Path) -> dict[str, Any]:
-    path = pred / "run.json"
-    if not path.is_file():
-        raise UsageError(f"--pred {pred} holds no run (run.json is missing); give the --out folder of `f2f label`")
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
 def _truth_classes(truth: Path, fallback: Sequence[str]) -> list[str]:
     path = truth / "classes.json"
-    return list(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else list(fallback)
+    if not path.is_file():
+        return list(fallback)
+    try:
+        return [str(name) for name in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"{path} is not a JSON list of class names ({error}); accepted: those of the palette"
+        ) from error
+
+
+def _image(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read as an image ({error}); restore it, or remove it") from error
+    return image
 
 
 def _score(
@@ -116,7 +128,7 @@ def _score(
     if path is None:
         return None
     true = _true_mask(path, truth_classes.index(mask.query_class) + 1 if mask.query_class in truth_classes else None)
-    labels = Image.open(pred / "voc" / "SegmentationClass" / f"{mask.id}.png")
+    labels = _image(pred / "voc" / "SegmentationClass" / f"{mask.id}.png")
     predicted = np.asarray(labels.resize((true.shape[1], true.shape[0]), Image.Resampling.NEAREST))
     return overlap(predicted == list(classes).index(mask.query_class) + 1, true)
 
@@ -130,7 +142,7 @@ def truth_file(truth: Path, mask: MaskRecord, video: VideoRecord) -> Path | None
 
 
 def _true_mask(path: Path, label: int | None) -> BoolArray:
-    image = Image.open(path)
+    image = _image(path)
     pixels = np.asarray(image)
     values = set(np.unique(pixels).tolist()) - {0, IGNORE}
     one_bit = image.mode != "P" and len(values) <= 1

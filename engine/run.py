@@ -88,9 +88,18 @@ def read_summary(out: Path) -> Summary:
     Raises:
         UsageError: there is no run.
     """
+    return summarize(len(read_run(out)["inputs"]), read_shards(out))
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """What `out`'s run pins.
+
+    Raises:
+        UsageError: there is no run, or its `run.json` cannot be read.
+    """
     if not (out / "run.json").is_file():
         raise UsageError(f"{out} holds no run (run.json is missing); give the --out folder of `f2f label`")
-    return summarize(len(_read_run(out / "run.json")["inputs"]), read_shards(out))
+    return _read_run(out / "run.json")
 
 
 @contextmanager

@@ -94,33 +94,29 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
-def _folder_rows(root: Path, options: SourceOptions, directory: str = "") -> Iterator[InputRow]:
-    """Videos below `directory` (relative to `root`); a folder that cannot be entered is a row with its problem."""
+def _folder_rows(
+    root: Path, options: SourceOptions, directory: str = "", trail: tuple[str, ...] = ()
+) -> Iterator[InputRow]:
+    """Videos below `directory` (relative to `root`); a folder that is not entered is a row with its problem."""
+    here = os.path.realpath(root / directory)
+    if here in trail:  # a link to a folder it lies in leads nowhere new
+        return
     try:
-        entries = sorted(os.scandir(root / directory), key=lambda entry: (entry.is_dir(), entry.name))
+        names = sorted(os.listdir(here))
     except OSError as error:
         problem = ("unreadable", f"the folder cannot be listed ({error.strerror})")
         yield InputRow(directory or ".", directory or ".", "", problem=problem)
         return
-    for entry in entries:
-        relative = directory + entry.name
-        if not entry.is_dir():
-            if Path(entry.name).suffix.lower() in VIDEO_SUFFIXES:
-                yield _folder_row(root, relative, options)
-        elif not entry.is_symlink():
-            yield from _folder_rows(root, options, relative + os.sep)
+    folders = [name for name in names if (root / directory / name).is_dir()]
+    for name in names:
+        if Path(name).suffix.lower() in VIDEO_SUFFIXES and name not in folders:
+            yield _folder_row(root, directory + name, options)
+    for name in folders:
+        _, problem_of_link = _locate(root, directory + name, options)
+        if problem_of_link:
+            yield InputRow(directory + name, directory + name, "", problem=problem_of_link)
         else:
-            yield from _linked_rows(root, relative, options)
-
-
-def _linked_rows(root: Path, relative: str, options: SourceOptions) -> Iterator[InputRow]:
-    """Videos behind a link to a folder; a link back to a folder it lies in leads nowhere new."""
-    row = _folder_row(root, relative + os.sep, options)
-    above = os.path.realpath(root / relative / os.pardir) if row.problem else os.path.realpath((root / relative).parent)
-    if row.problem:
-        yield row
-    elif not (above + os.sep).startswith(row.location.rstrip(os.sep) + os.sep):
-        yield from _folder_rows(root, options, relative + os.sep)
+            yield from _folder_rows(root, options, directory + name + os.sep, (*trail, here))
 
 
 def _folder_row(root: Path, relative: str, options: SourceOptions) -> InputRow:
@@ -166,12 +162,9 @@ def _manifest_row(path: Path, number: int, entry: Mapping[str, object] | str, op
     video, query = entry.get(options.video_column), entry.get(options.query_column)
     name, tags = _text(entry.get("id")), _text(entry.get("tags"))
     if not isinstance(video, str) or not isinstance(query, str) or not video or not query:
-        detail = (
-            f"{options.video_column} is {video!r:.200}, {options.query_column} is {query!r:.200}; both must be text"
-        )
-        return InputRow(
-            name or stand_in, _text(video), "", problem=("bad_row", f"row {number} of {path.name}: {detail}")
-        )
+        found = f"{options.video_column} is {video!r:.200}, {options.query_column} is {query!r:.200}"
+        problem = ("bad_row", f"row {number} of {path.name}: {found}; both must be text")
+        return InputRow(name or stand_in, _text(video), "", problem=problem)
     return _located(path.parent, InputRow(name or f"{query}/{video}", video, query, tags=tags), options)
 
 
@@ -222,12 +215,12 @@ def _json_record(line: bytes) -> Mapping[str, object] | str:
         entry = json.loads(line.decode("utf-8", "surrogateescape"))
     except ValueError as error:
         return f"not JSON ({error})"
-    if re.search(rb"\\\\u[dD][89a-fA-F]", line) and not _is_unicode(entry):
-        return "text with half a surrogate pair, which no file name can hold"
+    if not _fits_file_names(entry):
+        return "holds half a surrogate pair, which no file name can"
     return entry if isinstance(entry, dict) else f"a JSON {type(entry).__name__}, not an object"
 
 
-def _is_unicode(entry: object) -> bool:
+def _fits_file_names(entry: object) -> bool:
     """Whether all text in a JSON value can be a file name: bytes that are not UTF-8 can, halves of a pair cannot."""
     try:
         os.fsencode(json.dumps(entry, ensure_ascii=False))
