@@ -102,12 +102,12 @@ def _folder_rows(
     if here in trail:  # a link to a folder it lies in leads nowhere new
         return
     try:
-        names = sorted(os.listdir(here))
+        names = sorted(entry.name for entry in Path(here).iterdir())
     except OSError as error:
         problem = ("unreadable", f"the folder cannot be listed ({error.strerror})")
         yield InputRow(directory or ".", directory or ".", "", problem=problem)
         return
-    folders = [name for name in names if (root / directory / name).is_dir()]
+    folders = [name for name in names if os.path.isdir(root / directory / name)]  # noqa: PTH112 - False if not allowed
     for name in names:
         if Path(name).suffix.lower() in VIDEO_SUFFIXES and name not in folders:
             yield _folder_row(root, directory + name, options)
