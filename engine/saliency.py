@@ -28,7 +28,7 @@ WORKING_SIDE_PX = 160
 BAND_SHARE = 0.1
 BAND_WEIGHT = 0.25
 CENTRE_WEIGHT = 0.5
-BLUR_RADIUS_PX = 3
+BLUR_SHARE = 0.02
 COLOUR_NOISE_LAB = 2.0
 CONTRAST_FLOOR_LAB = 10.0
 
@@ -53,7 +53,7 @@ def _frame_saliency(frame: Tensor) -> Tensor:
     barrier = _relative(minimum_barrier(lab.contiguous()), CONTRAST_FLOOR_LAB)  # [1, h, w]
     contrast = _relative(_distance_to_bands(lab[0]), 1.0)  # [h, w]
     salient = (barrier + BAND_WEIGHT * contrast) * _centre_map(*barrier.shape[-2:]).to(frame.device)
-    smooth = _blur(salient[None], BLUR_RADIUS_PX)  # [1, 1, h, w]
+    smooth = _blur(salient[None], round(BLUR_SHARE * max(lab.shape[-2:])))  # [1, 1, h, w]
     full = F.interpolate(_relative(smooth, 0.25), size=frame.shape[-2:], mode="bilinear", align_corners=False)
     return full[0].clamp(0, 1)
 
@@ -109,9 +109,10 @@ def _mahalanobis(lab: Tensor, samples: Tensor) -> Tensor:
     mean = samples.mean(dim=1)  # [3]
     spread = samples - mean[:, None]
     covariance = (spread[:, None] * spread[None]).mean(dim=2)  # [3, 3]
-    inverse = torch.linalg.inv(covariance + COLOUR_NOISE_LAB**2 * torch.eye(3, dtype=torch.float64, device=lab.device))
+    noise = COLOUR_NOISE_LAB**2 * torch.eye(3, dtype=torch.float64, device=lab.device)
+    inverse: Tensor = torch.linalg.inv(covariance + noise)  # [3, 3]
     offset = lab.double() - mean[:, None, None]  # [3, h, w]
-    squared = (offset[:, None] * offset[None] * inverse[:, :, None, None]).sum(dim=(0, 1))
+    squared: Tensor = (offset[:, None] * offset[None] * inverse[:, :, None, None]).sum(dim=(0, 1))
     return squared.clamp_min(0).sqrt().float()
 
 
