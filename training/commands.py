@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from f2f.training.options import ClassifierExport, ClassifierTraining, FlowExport, FlowTraining
+from f2f.training.synth.options import SynthOptions
 
 
 def train_classifier(options: ClassifierTraining) -> int:
@@ -34,4 +35,13 @@ def export_flow(options: FlowExport) -> int:
     from f2f.training.export import export_flow as export
 
     print(f"wrote {export(options)}")
+    return 0
+
+
+def synth_command(options: SynthOptions) -> int:
+    """Render a synthetic web: videos, tagged images, exact masks and flow."""
+    from f2f.training.synth import synth
+
+    summary = synth(options)
+    print(f"{summary.videos} videos ({summary.frames} frames) and {summary.images} images in {options.out}")
     return 0

@@ -1,0 +1,162 @@
+"""From placed sprites to pictures, label maps and exact flow. H, W: the frame; a box is (left, top, right, bottom) px."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from f2f.training.synth.affine import Affine, inverse, mean_scale
+from f2f.training.synth.sprites import Sprite
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Light:
+    """The sun and the sky of a scene."""
+
+    direction: tuple[float, float, float]
+    """Unit vector to the light: x right, y down, z to the viewer."""
+    sun: tuple[float, float, float]
+    """Colour of the direct light, linear."""
+    sky: tuple[float, float, float]
+    """Colour of the light from everywhere, linear."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A sprite at one moment."""
+
+    sprite: Sprite
+    to_frame: Affine
+    """Texel coordinates to frame pixels (continuous, the centre of the first pixel is .5, .5)."""
+    label: int = 0
+    """Label of its pixels: 0 or class + 1."""
+    shadow: bool = False
+    """A shadow darkens, but is no surface: it has no label and no flow."""
+
+    @property
+    def level(self) -> int:
+        """The smaller copy whose texels are about as large as a pixel."""
+        texels_per_px = 1 / mean_scale(self.to_frame)
+        return min(max(0, math.floor(math.log2(texels_per_px) + 0.4)), len(self.sprite.levels) - 1)
+
+
+def paint_frame(placed: Sequence[Placed], size_hw: tuple[int, int], light: Light) -> torch.Tensor:
+    """Composite back to front; [3,H,W] linear light."""
+    frame = torch.zeros(3, *size_hw)
+    for one in placed:
+        if (box := _box(one, size_hw)) is None:
+            continue
+        tile = _sample(one, box)
+        part = frame[:, box[1] : box[3], box[0] : box[2]]
+        colour = _shade(tile, one, light) if one.sprite.lit else tile[:3]
+        part.mul_(1 - tile[3]).add_(colour)
+    return frame
+
+
+def front_of_pixels(placed: Sequence[Placed], size_hw: tuple[int, int]) -> torch.Tensor:
+    """Which of the placed sprites is front-most at each pixel centre, [H,W] int64; -1: none."""
+    front = torch.full(size_hw, -1)
+    for index, one in enumerate(placed):
+        if one.shadow or (box := _box(one, size_hw)) is None:
+            continue
+        covered = _sample(one, box, alpha_only=True)[0] > 0.5
+        front[box[1] : box[3], box[0] : box[2]].masked_fill_(covered, index)
+    return front
+
+
+def front_of_points(placed: Sequence[Placed], points: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
+    """The same at arbitrary frame points [N,2], [N] int64."""
+    front = torch.full((len(points),), -1)
+    for index, one in enumerate(placed):
+        if one.shadow or (box := _box(one, size_hw)) is None:
+            continue
+        near = _in_box(points, box)
+        local = _normalised(one, points[near, 0], points[near, 1])
+        alpha = _texture(one, local[None, None], alpha_only=True)[0, 0, 0]
+        front[near[alpha > 0.5]] = index
+    return front
+
+
+def flow_between(
+    placed: Sequence[Placed], placed_to: Sequence[Placed], size_hw: tuple[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Flow [H,W,2] px on the pixels of the first moment to the second, and whether the surface is still seen there.
+
+    The two lists hold the same sprites in the same order.
+    """
+    h, w = size_hw
+    front = front_of_pixels(placed, size_hw)
+    maps = [two.to_frame @ inverse(one.to_frame) for one, two in zip(placed, placed_to, strict=True)]
+    table = torch.from_numpy(np.stack(maps)[:, :2])
+    y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
+    steps = table[front.clamp_min(0)]  # [H,W,2,3]
+    target = steps[..., 0] * x[..., None] + steps[..., 1] * y[..., None] + steps[..., 2]
+    inside = (target >= 0).all(2) & (target[..., 0] < w) & (target[..., 1] < h)
+    there = front_of_points(placed_to, target.reshape(-1, 2), size_hw).reshape(h, w)
+    visible = inside & (there == front) & (front >= 0)
+    flow = target - torch.stack([x, y], 2)
+    return flow.float().numpy(), visible.numpy()
+
+
+def _box(one: Placed, size_hw: tuple[int, int]) -> Box | None:
+    """The part of the frame the sprite may touch."""
+    h, w = size_hw
+    if one.sprite.endless:
+        return 0, 0, w, h
+    (a, b, x), (c, d, y) = one.to_frame[0].tolist(), one.to_frame[1].tolist()
+    tw, th = one.sprite.size_wh
+    xs, ys = (x, x + a * tw, x + b * th, x + a * tw + b * th), (y, y + c * tw, y + d * th, y + c * tw + d * th)
+    left, right = max(0, math.floor(min(xs))), min(w, math.ceil(max(xs)))
+    top, bottom = max(0, math.floor(min(ys))), min(h, math.ceil(max(ys)))
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+def _in_box(points: torch.Tensor, box: Box) -> torch.Tensor:
+    x, y = points[:, 0], points[:, 1]
+    return ((x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])).nonzero()[:, 0]
+
+
+def _normalised(one: Placed, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Frame points (broadcast against each other) to grid_sample's -1..1 on the sprite, [...,2] float32."""
+    back = inverse(one.to_frame)
+    scale_x, scale_y = 2 / one.sprite.size_wh[0], 2 / one.sprite.size_wh[1]
+    u = (x * back[0, 0] + back[0, 2]) * scale_x - 1 + y * (back[0, 1] * scale_x)
+    v = (x * back[1, 0] + back[1, 2]) * scale_y - 1 + y * (back[1, 1] * scale_y)
+    return torch.stack([u, v], -1).float()
+
+
+def _texture(one: Placed, grid: torch.Tensor, *, alpha_only: bool = False) -> torch.Tensor:
+    level = one.sprite.levels[one.level]
+    padding = "reflection" if one.sprite.endless else "zeros"
+    return F.grid_sample(level[:, 3:4] if alpha_only else level, grid, "bilinear", padding, align_corners=False)
+
+
+def _sample(one: Placed, box: Box, *, alpha_only: bool = False) -> torch.Tensor:
+    """The sprite in the box, [C,h,w]."""
+    x = torch.arange(box[0], box[2], dtype=torch.float64) + 0.5
+    y = torch.arange(box[1], box[3], dtype=torch.float64)[:, None] + 0.5
+    return _texture(one, _normalised(one, x, y)[None], alpha_only=alpha_only)[0]
+
+
+def _shade(tile: torch.Tensor, one: Placed, light: Light) -> torch.Tensor:
+    """Wrapped diffuse light, a little more sky from above, and a highlight; premultiplied in and out."""
+    normal = tile[4:7] / tile[3].clamp_min(1e-3)
+    linear = one.to_frame[:2, :2] / max(1e-6, mean_scale(one.to_frame))
+    lx, ly = (linear.T @ np.asarray(light.direction[:2])).tolist()
+    facing = normal[0] * lx + normal[1] * ly + normal[2] * light.direction[2]
+    ux, uy = (linear.T @ np.asarray([0.0, -1.0])).tolist()
+    above = 0.75 + 0.25 * (normal[0] * ux + normal[1] * uy)
+    direct = (0.35 + 0.65 * facing).clamp_min(0)
+    sun, sky = torch.tensor(light.sun)[:, None, None], torch.tensor(light.sky)[:, None, None]
+    colour = tile[:3] * (sun * direct + sky * above)
+    if one.sprite.gloss:
+        colour = colour + one.sprite.gloss * tile[3] * sun * facing.clamp_min(0).pow(18)
+    return colour
