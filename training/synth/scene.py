@@ -15,8 +15,8 @@ from f2f.training.synth.raster import Light, Placed, flow_between, front_of_pixe
 from f2f.training.synth.scenery import Layer
 from f2f.training.synth.sprites import Sprite
 
-BLUR_PX = 1.3
-MAX_SUBFRAMES = 6
+BLUR_PX = 2.0
+MAX_SUBFRAMES = 4
 
 
 @dataclass(frozen=True)
