@@ -108,7 +108,7 @@ def _truth_classes(truth: Path, fallback: Sequence[str]) -> list[str]:
         return [str(name) for name in json.loads(path.read_text(encoding="utf-8"))]
     except (ValueError, TypeError) as error:
         raise UsageError(
-            f"{path} is not a JSON list of class names ({error}); accepted: those of the palette"
+            f"{path} is not a JSON list of class names ({error}); accepted: [name of label 1, …]"
         ) from error
 
 

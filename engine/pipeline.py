@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 import av
+import torch
 
 from f2f.engine.aggregate import aggregate
 from f2f.engine.background import Saliency, decide_background, open_saliency
@@ -89,6 +90,7 @@ def label(options: LabelOptions, on_progress: Callable[[Progress], None] = lambd
 
 def open_networks(options: LabelOptions) -> Networks:
     """Open what `options` names; thresholds that are not given are the network's own, else the paper's."""
+    torch.set_num_threads(options.runtimes.thread_count)
     classifier = Classifier.open(options.classifier, options.runtimes)
     defaults = {**_PAPER, **classifier.info.defaults}
     tau = defaults["tau"] if options.classify.tau is None else options.classify.tau

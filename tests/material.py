@@ -33,7 +33,7 @@ from f2f.engine.options import (
 
 ImageArray = npt.NDArray[np.uint8]
 CLASSES = ("red", "green", "blue")
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (128, 128, 128)}
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
 POOL_PX = 8
 """edge of the tiny classifier's CAM cells"""
 SQUARE_PX = 24
@@ -63,7 +63,7 @@ def picture(
     image = background(width, height, seed, offset_px=time // 4)
     top, left = square_corner(width, height, time, speed_px)
     square = image[top : top + SQUARE_PX, left : left + SQUARE_PX]
-    square[:] = COLOURS[colour]
+    square[:] = COLOURS.get(colour, (128, 128, 128))
     square[::6] = square[::6] // 2
     return image
 

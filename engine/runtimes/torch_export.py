@@ -32,7 +32,6 @@ class TorchNetwork:
         self.info = parse_info(path, metadata, kind, f"torch {torch.__version__} CPU")
         self._outputs = len(CONTRACTS[kind].outputs)
         self._module = program.module()
-        torch.set_num_threads(options.thread_count)
 
     def __call__(self, batch: Tensor) -> tuple[Tensor, ...]:
         """Run the program on a float32 batch; raises `VideoError` where torch refuses it."""
