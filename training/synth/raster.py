@@ -135,8 +135,16 @@ def _normalised(one: Placed, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def _texture(one: Placed, grid: torch.Tensor, *, alpha_only: bool = False) -> torch.Tensor:
     level = one.sprite.levels[one.level]
-    padding = "reflection" if one.sprite.endless else "zeros"
+    if one.sprite.endless:
+        grid = torch.stack([_folded(grid[..., 0]), grid[..., 1]], -1)
+    padding = "border" if one.sprite.endless else "zeros"
     return F.grid_sample(level[:, 3:4] if alpha_only else level, grid, "bilinear", padding, align_corners=False)
+
+
+def _folded(u: torch.Tensor) -> torch.Tensor:
+    """Normalised coordinates mirrored into -1..1: scenery goes on to the sides, its upper edge stays its edge."""
+    turned = (u + 1).remainder(4)
+    return torch.minimum(turned, 4 - turned) - 1
 
 
 def _sample(one: Placed, box: Box, *, alpha_only: bool = False) -> torch.Tensor:
