@@ -60,7 +60,7 @@ def _hatchable(labels: ImageArray) -> np.ndarray[tuple[int, ...], np.dtype[np.bo
     near = (labels != BACKGROUND) & (labels != IGNORE)
     near[:, :-1] |= near[:, 1:]
     near[:-1] |= near[1:]
-    return np.logical_not(near)
+    return np.asarray(~near, np.bool_)
 
 
 def _hatch(shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
