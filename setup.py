@@ -11,14 +11,20 @@ FOLDERS = {"f2f.engine": "engine", "f2f.kernels": "kernels", "f2f.training": "tr
 def packages() -> list[str]:
     """Every package below the three folders: import path = `f2f.` + file path."""
     return sorted(
-        ".".join(["f2f", *init.parent.parts]) for folder in FOLDERS.values() for init in Path(folder).rglob("__init__.py")
+        ".".join(["f2f", *init.parent.parts])
+        for folder in FOLDERS.values()
+        for init in Path(folder).rglob("__init__.py")
     )
 
 
 setup(
     packages=packages(),
     package_dir=FOLDERS,
-    package_data={"f2f.engine": ["py.typed", "networks/*.onnx"], "f2f.kernels": ["py.typed"], "f2f.training": ["py.typed"]},
+    package_data={
+        "f2f.engine": ["py.typed", "networks/*.onnx"],
+        "f2f.kernels": ["py.typed"],
+        "f2f.training": ["py.typed"],
+    },
     ext_modules=[
         Pybind11Extension(
             "f2f.kernels._C",
