@@ -7,7 +7,7 @@
 #include "parallel.h"
 
 // The row loops are compiled for several instruction sets, and the best is picked when the library is loaded.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12
 #define F2F_SIMD_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define F2F_SIMD_CLONES
