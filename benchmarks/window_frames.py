@@ -28,7 +28,6 @@ from f2f.engine import (
     evaluate_masks,
     label,
 )
-from f2f.training.synth import SynthOptions, synth
 
 FRAMES = (1, 2, 3, 5, 7)
 
@@ -73,6 +72,8 @@ def _real(options: Options) -> tuple[LabelOptions, Path]:
 
 
 def _synthetic(options: Options, folder: Path) -> tuple[LabelOptions, Path]:
+    from f2f.training.synth import SynthOptions, synth
+
     crawl = folder / "crawl"
     synth(SynthOptions(out=crawl, videos=48, images=0, seed=2019))
     source, cam = str(crawl / "manifest.csv"), CamOptions(theta_f=options.theta_f)
