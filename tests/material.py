@@ -292,7 +292,7 @@ def flags(networks: TinyNetworks, *more: str) -> list[str]:
     return [
         *("--classifier", str(networks.classifier), "--flow", str(networks.flow), "--saliency", "none"),
         *("--decoders", "1", "--max-side", "96", "--window-frames", "3", "--window-stride", "3", "--windows", "all"),
-        *("--scales", "1.0", "--shard-videos", "2", "--threads", "1", "--tau", "0.9"),
+        *("--scales", "1.0", "--batch-frames", "4", "--shard-videos", "2", "--threads", "1", "--tau", "0.9"),
         *more,
     ]
 
