@@ -213,7 +213,9 @@ def _is_global_pool(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 def _describe(graph: fx.GraphModule, node: fx.Node) -> str:
     layer = _layer(graph, node)
-    return f"{type(layer).__name__} ({node.target})" if layer is not None else f"`{node.name}`"
+    if layer is not None:
+        return f"{type(layer).__name__} ({node.target})"
+    return f"`{getattr(node.target, '__name__', node.target)}`"
 
 
 def _bias(layer: nn.Linear | nn.Conv2d) -> Tensor:
@@ -279,7 +281,7 @@ def load_torchvision(name: str, weights: Path | None, class_map: ClassMap) -> Im
     preset = models.get_model_weights(name).DEFAULT.transforms()
     network = _downloaded(name) if weights is None else models.get_model(name, weights=None)
     if weights is not None:
-        load_weights(network, weights)
+        load_weights(network, read_weights(weights), weights)
     return ImageNetCam(network, class_map, Normalise(preset.mean, preset.std)).eval()
 
 
@@ -294,9 +296,8 @@ def _downloaded(name: str) -> nn.Module:
         ) from error
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Load a .safetensors or .pth file into a network; every key must fit."""
-    state = read_weights(path)
+def load_weights(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load named tensors, read from `path`, into a network; every key must fit."""
     expected = network.state_dict()
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]

@@ -80,7 +80,7 @@ class FlowTraining:
 
     out: Path
     """folder for the pair cache, checkpoints, logs and the trained network (network.pt)"""
-    steps: int = 12000
+    steps: int = 3000
     """optimiser steps"""
     batch_size: int = 8
     """pairs per step"""
@@ -94,14 +94,16 @@ class FlowTraining:
     """AdamW weight decay"""
     width: float = 0.25
     """channel multiplier of PWC-Net (1: the standard network, 9,374,340 parameters; 0.25: 961,416)"""
-    scenes: int = 400
+    scenes: int = 200
     """scenes of the synthetic web rendered once into the pair cache, 4 pairs each, 1/12 s to 1/4 s apart"""
-    layer_pairs: int = 2000
+    layer_pairs: int = 1600
     """pairs of moving textured layers drawn once into the pair cache"""
     layer_share: float = 0.5
     """share of the training pairs taken from the textured layers instead of the scenes, 0..1"""
     checkpoint_steps: int = 200
     """steps between checkpoints; an interrupted run goes on from the last one"""
+    start_from: Path | None = None
+    """network.pt whose weights training starts from, of the same width (default: random weights)"""
     cache: Path | None = None
     """folder of the pair cache (default: OUT/pairs)"""
     seed: int = 0

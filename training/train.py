@@ -5,17 +5,20 @@ The bundled networks (engine/networks/) come from these commands; PLACEHOLDER
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from f2f.engine.errors import UsageError
-from f2f.training.checkpoint import OWN_DEFAULTS, save_network
+from f2f.training.checkpoint import OWN_DEFAULTS, read_network, save_network
 from f2f.training.classifier import CamClassifier
 from f2f.training.data import TaggedImages, TrainingImages, read_image, read_tagged_images
 from f2f.training.evaluate import evaluate_classifier, evaluate_flow, flow_predictor
+from f2f.training.imagenet import load_weights
 from f2f.training.options import ClassifierTraining, FlowTraining
 from f2f.training.pairs import PairDataset, fill_cache, layer_pairs, load_pair, scene_pairs
 from f2f.training.pwcnet import FlowNetwork, PWCNet
@@ -59,6 +62,8 @@ def train_flow(options: FlowTraining) -> Path:
     dataset, held_out = _flow_data(options)
     torch.manual_seed(options.seed)
     network = PWCNet(options.width)
+    if options.start_from is not None:
+        load_weights(network, read_network(options.start_from, "flow")["state_dict"], options.start_from)
     _fit(FlowLoop(network, options), Samples(dataset, options), options)
     predict = flow_predictor(FlowNetwork(network.eval()))
     quality = evaluate_flow(predict, map(load_pair, held_out), with_dis=False).as_dict()
@@ -81,9 +86,8 @@ def _flow_data(options: FlowTraining) -> tuple[PairDataset, list[Path]]:
     )
     seed = options.seed + HELD_OUT_SEED
     source = scene_pairs if scenes else layer_pairs
-    held_out = fill_cache(
-        cache / f"held-out-{seed}", source, seed, HELD_OUT_SCENES if scenes else 2, 2, options.workers
-    )
+    name = f"held-out-{seed}" if scenes else f"held-out-layers-{seed}"
+    held_out = fill_cache(cache / name, source, seed, HELD_OUT_SCENES if scenes else 2, 2, options.workers)
     crop_hw = (options.crop_height_px, options.crop_width_px)
     return PairDataset(rendered, layered, options.layer_share, crop_hw, options.seed), held_out
 
@@ -100,6 +104,7 @@ def _fit(loop: Any, samples: Samples, options: ClassifierTraining | FlowTraining
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.loggers import CSVLogger
 
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     last = options.out / "last.ckpt"
     trainer = Trainer(
         accelerator=options.accelerator,
@@ -114,7 +119,9 @@ def _fit(loop: Any, samples: Samples, options: ClassifierTraining | FlowTraining
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
     )
-    trainer.fit(loop, samples, ckpt_path=last if options.resume and last.exists() else None, weights_only=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")  # advice on workers, logging intervals, old folders
+        trainer.fit(loop, samples, ckpt_path=last if options.resume and last.exists() else None, weights_only=True)
 
 
 def _facts(options: ClassifierTraining | FlowTraining) -> dict[str, Any]:

@@ -1,0 +1,183 @@
+"""Training data: pairs with exact flow, augmentation, tagged images, figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from f2f.engine.errors import UsageError
+from f2f.kernels.reference import warp_features
+from f2f.training import pairs
+from f2f.training.data import TrainingImages, read_tagged_images
+from f2f.training.evaluate import average_precision, evaluate_cams, evaluate_classifier, evaluate_flow
+from f2f.training.layers import draw_layers_pair
+from f2f.training.pairs import Pair, PairDataset, augment, fill_cache, layer_pairs, load_pair, save_pair
+from PIL import Image
+from torch import Tensor
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return draw_layers_pair((5,), (96, 128))
+
+
+def _as_tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+
+
+def test_flow_of_layers_takes_the_second_frame_back_to_the_first(pair: Pair) -> None:
+    first, second = _as_tensor(pair.first), _as_tensor(pair.second)
+    warped = warp_features(second, torch.from_numpy(pair.flow_xy_px).permute(2, 0, 1)[None])
+    seen = torch.from_numpy(pair.visible)
+    assert seen.float().mean() > 0.5
+    warped_error = (warped - first).abs().mean(1)[0][seen].mean()
+    plain_error = (second - first).abs().mean(1)[0][seen].mean()
+    assert warped_error < 0.25 * plain_error
+
+
+def test_layers_are_drawn_by_their_seed_alone() -> None:
+    one, again, other = (draw_layers_pair(seed, (40, 56)) for seed in ((1, 2), (1, 2), (1, 3)))
+    np.testing.assert_array_equal(one.first, again.first)
+    np.testing.assert_array_equal(one.flow_xy_px, again.flow_xy_px)
+    assert (one.first != other.first).any()
+
+
+def test_augmented_flow_fits_the_augmented_frames(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "_recolour", lambda frames, rng: frames)
+    for seed in range(4):
+        sample = augment(pair, (64, 64), np.random.default_rng(seed))
+        flow = sample.flow[None, :2]
+        inside = warp_features(torch.ones(1, 1, 64, 64), flow)[0, 0] > 0
+        error = (warp_features(sample.frames[1:], flow) - sample.frames[:1]).abs().mean(1)[0]
+        assert error[inside & (sample.flow[2] > 0)].median() < 0.02
+
+
+def test_pair_survives_the_cache(pair: Pair, tmp_path: Path) -> None:
+    save_pair(tmp_path / "pair.npz", pair)
+    stored = load_pair(tmp_path / "pair.npz")
+    np.testing.assert_array_equal(stored.second, pair.second)
+    np.testing.assert_array_equal(stored.visible, pair.visible)
+    np.testing.assert_allclose(stored.flow_xy_px, pair.flow_xy_px, atol=1 / 128 + 1e-6)
+
+
+def test_cache_is_filled_once_and_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "FRAME_HW", (32, 48))
+    files = fill_cache(tmp_path, layer_pairs, 0, 2, 2, 0)
+    assert len(files) == 4
+    kept, times = files[3], {path: path.stat().st_mtime_ns for path in files}
+    content = load_pair(files[0]).first
+    files[0].unlink()
+    assert fill_cache(tmp_path, layer_pairs, 0, 2, 2, 0) == files
+    np.testing.assert_array_equal(load_pair(files[0]).first, content)
+    assert kept.stat().st_mtime_ns == times[kept]
+
+
+def test_samples_depend_on_seed_and_index_alone(pair: Pair, tmp_path: Path) -> None:
+    save_pair(tmp_path / "pair.npz", pair)
+    dataset = PairDataset([], [tmp_path / "pair.npz"], 1.0, (64, 64), seed=1)
+    torch.testing.assert_close(dataset[7], dataset[7])
+    assert not torch.equal(dataset[7][0], dataset[8][0])
+
+
+def write_tagged_images(folder: Path, count: int = 12) -> Path:
+    """Images of a bright patch: red is `deer`, blue is `peacock`, on grey."""
+    (folder / "JPEGImages").mkdir(parents=True)
+    lists = folder / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    rows = ["id,classes"]
+    for number in range(count):
+        image = np.full((64, 96, 3), 128, np.uint8) + rng.integers(0, 20, (64, 96, 3), np.uint8)
+        names = [
+            name for name, present in zip(("deer", "peacock"), (number % 2, number % 3 == 0), strict=True) if present
+        ]
+        for name in names:
+            top, left = (20, 15) if name == "deer" else (30, 60)
+            image[top : top + 20, left : left + 20] = (230, 30, 30) if name == "deer" else (30, 30, 230)
+        Image.fromarray(image).save(folder / "JPEGImages" / f"i{number}.jpg", quality=95)
+        rows.append(f"i{number},{' '.join(names)}")
+    (folder / "tags.csv").write_text("\n".join(rows) + "\n")
+    (lists / "train.txt").write_text("\n".join(f"i{number}" for number in range(count - 4)) + "\n")
+    (lists / "val.txt").write_text("\n".join(f"i{number}" for number in range(count - 4, count)) + "\n")
+    return folder
+
+
+def test_tagged_images_are_read(tmp_path: Path) -> None:
+    images = read_tagged_images(write_tagged_images(tmp_path / "images"))
+    assert images.classes == ("deer", "peacock")
+    assert [len(images.train), len(images.val)] == [8, 4]
+    assert images.tags(images.train[3]).tolist() == [1, 1]
+    crop, tags = TrainingImages(images, (48, 80), (40, 64), 0)[5]
+    assert crop.shape == (3, 48, 80)
+    assert tags.shape == (2,)
+    assert 0 <= crop.min() <= crop.max() <= 1
+
+
+def test_an_epoch_of_samples_shows_every_image_once(tmp_path: Path) -> None:
+    images = read_tagged_images(write_tagged_images(tmp_path / "images"))
+    dataset = TrainingImages(images, (48, 80), (40, 64), 0)
+    tags = torch.stack([dataset[index][1] for index in range(8)])
+    assert sorted(tags.tolist()) == sorted(images.tags(image).tolist() for image in images.train)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "reason"),
+    [
+        ("tags.csv", None, "cannot be read"),
+        ("tags.csv", "name,tags\nx,y\n", "no columns `id` and `classes`"),
+        ("tags.csv", "id,classes\n", "lists i0"),
+        ("ImageSets/Segmentation/train.txt", "", "lists nothing"),
+        ("ImageSets/Segmentation/val.txt", "stranger", "lists stranger"),
+        ("ImageSets/Segmentation/train.txt", "i2", "no training image with a class"),
+    ],
+)
+def test_broken_image_folder_is_refused(tmp_path: Path, file: str, text: str | None, reason: str) -> None:
+    folder = write_tagged_images(tmp_path / "images")
+    if text is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_text(text)
+    with pytest.raises(UsageError, match=reason):
+        read_tagged_images(folder)
+
+
+def test_flow_errors_stand_beside_the_baselines(pair: Pair) -> None:
+    errors = evaluate_flow(lambda first, second: pair.flow_xy_px, [pair])
+    assert errors.network_all == errors.network_visible == 0
+    assert errors.zero_all == pytest.approx(float(np.linalg.norm(pair.flow_xy_px, axis=-1).mean()), rel=1e-4)
+    assert errors.dis_visible < errors.zero_visible
+    assert errors.pairs == 1
+
+
+def test_evaluation_of_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match="no pairs"):
+        evaluate_flow(lambda first, second: np.zeros((1, 1, 2), np.float32), [], with_dis=False)
+
+
+def test_average_precision_by_hand() -> None:
+    scores = np.array([0.9, 0.8, 0.7, 0.1], np.float32)
+    assert average_precision(scores, np.array([True, False, True, False])) == pytest.approx((1 + 2 / 3) / 2)
+    assert np.isnan(average_precision(scores, np.zeros(4, bool)))
+
+
+def test_classifier_figures_by_hand() -> None:
+    truth = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    samples = [(torch.full((3, 8, 8), float(number)), truth[number]) for number in range(2)]
+
+    def predict(image: Tensor) -> tuple[Tensor, Tensor]:
+        right = truth[int(image[0, 0, 0, 0])][None]
+        return 0.95 * right, right[:, :, None, None].expand(1, 2, 4, 4)
+
+    quality = evaluate_classifier(predict, samples, tau=0.9)
+    assert quality.as_dict() == {"mean_average_precision": 1, "passing": 1, "false_passing": 0, "images": 2}
+
+
+def test_cam_figures_by_hand() -> None:
+    cam = torch.zeros(1, 1, 8, 8)
+    cam[..., :4] = 1
+    mask = np.zeros((8, 8), bool)
+    mask[:4] = True
+    quality = evaluate_cams(lambda image: (cam.mean((2, 3)), cam), [(torch.zeros(3, 8, 8), [(0, mask)])], 0.2)
+    assert quality.as_dict() == {"iou": pytest.approx(1 / 3, abs=1e-4), "precision": 0.5, "recall": 0.5, "masks": 1}

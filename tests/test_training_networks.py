@@ -1,0 +1,114 @@
+"""The networks: structure, sizes, contracts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from f2f.kernels import reference
+from f2f.training.classifier import CamClassifier
+from f2f.training.losses import fast_cost_volume, multiscale_flow_loss
+from f2f.training.pwcnet import FlowNetwork, PWCNet
+from torch import Tensor
+
+
+def test_standard_pwcnet_has_the_released_parameter_count_and_names() -> None:
+    network = PWCNet()
+    assert sum(value.numel() for value in network.parameters()) == 9_374_340
+    keys = network.state_dict().keys()
+    expected = {"conv1a.0.weight", "conv6aa.0.bias", "conv6_4.0.bias", "predict_flow6.weight", "deconv2.weight"}
+    assert expected | {"upfeat6.weight", "dc_conv1.0.weight", "dc_conv7.weight"} <= keys
+    assert "upfeat2.weight" not in keys
+
+
+def test_pwcnet_channel_sums_are_those_of_the_paper() -> None:
+    shapes = {name: tuple(value.shape) for name, value in PWCNet().state_dict().items()}
+    inputs = [shapes[f"predict_flow{level}.weight"][1] for level in (6, 5, 4, 3, 2)]
+    assert inputs == [529, 661, 629, 597, 565]
+    assert shapes["conv6aa.0.weight"] == (196, 128, 3, 3)
+
+
+def test_pwcnet_gives_flows_of_levels_6_to_2() -> None:
+    image = torch.rand(2, 3, 64, 128)
+    flows = PWCNet(0.1)(image, image)
+    assert [tuple(flow.shape) for flow in flows] == [(2, 2, 64 >> level, 128 >> level) for level in (6, 5, 4, 3, 2)]
+
+
+@pytest.mark.parametrize(("batch", "count", "size_hw"), [(1, 2, (64, 64)), (2, 3, (61, 100)), (1, 5, (130, 67))])
+def test_flow_contract_holds_for_any_size_and_count(batch: int, count: int, size_hw: tuple[int, int]) -> None:
+    network = FlowNetwork(PWCNet(0.1)).eval()
+    with torch.inference_mode():
+        flow = network(torch.rand(batch, count, 3, *size_hw))
+    assert flow.shape == (batch, count - 1, 2, *size_hw)
+
+
+def test_each_frame_passes_the_pyramid_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = PWCNet(0.1)
+    passed: list[int] = []
+    pyramid = network.pyramid
+
+    def counted(image: Tensor) -> list[Tensor]:
+        passed.append(image.shape[0])
+        return pyramid(image)
+
+    monkeypatch.setattr(network, "pyramid", counted)
+    with torch.inference_mode():
+        FlowNetwork(network)(torch.rand(2, 4, 3, 64, 64))
+    assert passed == [8]
+
+
+def test_flow_lives_on_the_later_frame_of_each_pair() -> None:
+    """Entry k is PWC(frame k+1, frame k), scaled to px of the input."""
+    network = PWCNet(0.1).eval()
+    frames = torch.rand(1, 3, 3, 64, 128)
+    with torch.inference_mode():
+        flow = FlowNetwork(network)(frames)
+        bgr = frames[0].flip(1)
+        for k in range(2):
+            small = network(bgr[k + 1 : k + 2], bgr[k : k + 1])[-1] * 20
+            wanted = torch.nn.functional.interpolate(small, size=(64, 128), mode="bilinear", align_corners=False)
+            torch.testing.assert_close(flow[:, k], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_flow_is_rescaled_to_px_of_the_input() -> None:
+    """A network that always says one unit (20 px of its own size) says less at a smaller input size."""
+    network = PWCNet(0.1)
+    for value in network.parameters():
+        torch.nn.init.zeros_(value)
+    bias = network.get_submodule("predict_flow2").bias
+    assert isinstance(bias, Tensor)
+    torch.nn.init.ones_(bias)
+    with torch.inference_mode():
+        flow = FlowNetwork(network)(torch.rand(1, 2, 3, 48, 96))
+    torch.testing.assert_close(flow[0, 0, 0], torch.full((48, 96), 20 * 96 / 128))
+    torch.testing.assert_close(flow[0, 0, 1], torch.full((48, 96), 20 * 48 / 64))
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (5, 3), (9, 17)])
+def test_fast_cost_volume_is_the_reference_with_its_gradients(size_hw: tuple[int, int]) -> None:
+    f1, f2 = (torch.randn(2, 3, *size_hw, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weights = torch.randn(2, 81, *size_hw, dtype=torch.float64)
+    results = [function(f1, f2) for function in (reference.cost_volume, fast_cost_volume)]
+    torch.testing.assert_close(results[1], results[0])
+    wanted, given = (torch.autograd.grad((result * weights).sum(), (f1, f2)) for result in results)
+    torch.testing.assert_close(given, wanted)
+
+
+def test_flow_loss_is_zero_at_the_truth_and_ignores_unknown_pixels() -> None:
+    target = torch.full((1, 2, 64, 64), 40.0)
+    flows = [torch.full((1, 2, 64 >> level, 64 >> level), 2.0) for level in (6, 5, 4, 3, 2)]
+    known = torch.ones(1, 1, 64, 64)
+    assert multiscale_flow_loss(flows, target, known) < 0.01
+    assert multiscale_flow_loss([flow + 1 for flow in flows], target, known) > 1
+    assert multiscale_flow_loss([flow + 1 for flow in flows], target, 0 * known) == 0
+
+
+def test_classifier_is_small_and_keeps_its_contract() -> None:
+    network = CamClassifier(["a", "b", "c"]).eval()
+    assert sum(value.numel() for value in network.parameters()) < 1_200_000
+    with torch.inference_mode():
+        scores, cam = network(torch.rand(2, 3, 120, 213))
+    assert scores.shape == (2, 3)
+    assert cam.shape == (2, 3, 15, 27)
+    assert ((scores >= 0) & (scores <= 1)).all()
+    torch.testing.assert_close(torch.logit(scores), cam.mean((2, 3)), rtol=1e-3, atol=1e-4)
+    assert (cam < 0).any(), "the CAM is handed out before any ReLU"
