@@ -74,7 +74,7 @@ def test_other_shapes_and_dtypes_are_refused(image: Tensor) -> None:
 
 
 def test_background_on_real_video(real: Path) -> None:
-    """One frame of each real video: what theta_b calls background is background, and it is most of the ground."""
+    """One frame of each real video: what theta_b calls background is background, and it is much of the ground."""
     purity, coverage = [], []
     for video in sorted(real.glob("videos/*/*.mp4")):
         with av.open(str(video)) as container:
@@ -86,5 +86,5 @@ def test_background_on_real_video(real: Path) -> None:
         purity.append((ground & ~thing).sum() / ground.sum())
         coverage.append((ground & ~thing).sum() / (~thing).sum())
     assert len(purity) == 9
-    assert np.mean(purity) > 0.97
-    assert np.mean(coverage) > 0.6
+    assert np.mean(purity) > 0.99
+    assert np.mean(coverage) > 0.4
