@@ -13,7 +13,8 @@ from torch import Tensor
 from f2f.engine.errors import NetworkError, VideoError
 from f2f.engine.options import ClassifyOptions, RuntimeOptions
 from f2f.engine.resize import fit_multiple
-from f2f.engine.runtimes.network import Network, open_network
+from f2f.engine.runtimes.network import Network
+from f2f.engine.runtimes.open import open_network
 from f2f.engine.stage import StageClock
 from f2f.engine.types import Failure, Frame, ImageArray, ScoredFrame, VideoEnd
 

@@ -16,7 +16,8 @@ from f2f.engine.classify import to_tensor
 from f2f.engine.errors import NetworkError, UsageError, VideoError
 from f2f.engine.options import RuntimeOptions
 from f2f.engine.resize import fit_multiple, resize_flow
-from f2f.engine.runtimes.network import Network, open_network
+from f2f.engine.runtimes.network import Network
+from f2f.engine.runtimes.open import open_network
 from f2f.engine.stage import StageClock, per_window
 from f2f.engine.types import ActiveWindow, ImageArray, MovingWindow, VideoEnd
 

@@ -1,1 +1,1 @@
-"""Runs exported networks: `network` holds the contract and opens a file, the other modules are one runtime each."""
+"""Runs exported networks: `network` holds the contracts, two modules are one runtime each, `open` chooses between them."""

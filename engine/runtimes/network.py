@@ -1,4 +1,4 @@
-"""The four contracts of exported networks, and how a file that keeps one is opened.
+"""The four contracts of exported networks, and what a file must say of itself to keep one.
 
 Inputs are NCHW, RGB, float32 in 0..1; what a network needs beyond that (mean, BGR, scaling) is inside its graph.
 Metadata `f2f.kind`, `f2f.classes`, `f2f.size_multiple`, `f2f.defaults`, `f2f.training` travel in the file.
@@ -10,14 +10,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from f2f.engine.errors import NetworkError, UsageError, VideoError
-from f2f.engine.options import MAX_CLASSES, RuntimeOptions
+from f2f.engine.errors import NetworkError, VideoError
+from f2f.engine.options import MAX_CLASSES
 
 Kind = Literal["classifier", "flow", "saliency", "segmenter"]
 
@@ -80,43 +79,6 @@ class Network(Protocol):
             VideoError: the runtime refuses this input, for instance a frame that is too small.
         """
         ...
-
-
-def open_network(name: str, kind: Kind, options: RuntimeOptions) -> Network:
-    """Open the network file `name`, or the bundled one where `name` is `demo`, and check its contract.
-
-    Raises:
-        UsageError: no such file, or no runtime for it.
-        NetworkError: the file is no network, or of another kind, or breaks its contract.
-    """
-    path = bundled(kind) if name == "demo" else Path(name)
-    if not path.is_file():
-        raise UsageError(f"--{kind} {name}: there is no such file; accepted: demo, or a file from `f2f export {kind}`")
-    if _runtime_of(path, options) == "torch":
-        from f2f.engine.runtimes.torch_export import TorchNetwork
-
-        return TorchNetwork(path, kind, options)
-    from f2f.engine.runtimes.onnx_runtime import OnnxNetwork
-
-    return OnnxNetwork(path, kind, options)
-
-
-def bundled(kind: str) -> Path:
-    """Where the network that ships with f2f lies."""
-    return Path(str(files("f2f.engine").joinpath("networks", f"demo_{kind}.onnx")))
-
-
-def _runtime_of(path: Path, options: RuntimeOptions) -> str:
-    runtimes = {".onnx": "onnxruntime", ".pt2": "torch"}
-    fitting = runtimes.get(path.suffix)
-    if fitting is None:
-        raise UsageError(f"{path} is not a network; accepted: {', '.join(runtimes)} files from `f2f export`")
-    if options.runtime not in {"auto", fitting}:
-        raise UsageError(
-            f"--runtime {options.runtime} cannot run {path.name}; accepted for {path.suffix}: auto, {fitting}; "
-            "export the network in the other form or leave --runtime out"
-        )
-    return fitting
 
 
 def parse_info(path: Path, metadata: Mapping[str, str], kind: Kind, runtime: str) -> NetworkInfo:
