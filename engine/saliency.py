@@ -17,7 +17,7 @@ from f2f.kernels import minimum_barrier
 CLASSICAL_THETA_B = 0.2
 """`theta_b` for this saliency: the highest at which at most 4 % of the objects' pixels are called background.
 
-Chosen on the synthetic web (120 stills: 3.6 % of the objects' pixels and 69 % of the ground lie below it) and checked on
+Chosen on the synthetic web (120 stills: 3.6 % of the objects' pixels and 69 % of the ground lie below it), checked on
 real video (nine DAVIS sequences, 56 frames: 0.5 % and 51 %; 0.3 would be 4 % and 70 % there, but 15 % on the stills).
 """
 

@@ -1,1 +1,1 @@
-"""Runs exported networks: `network` holds the contracts, two modules are one runtime each, `open` chooses between them."""
+"""Runs exported networks: `network` holds the contracts, `open` chooses between the runtimes."""
