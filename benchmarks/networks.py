@@ -3,8 +3,8 @@
     python benchmarks/networks.py
 
 Renders 36 videos (seed 2019) and looks at their frames at 2 frames/s: mean average precision of the classifier, and
-recall and precision of single-frame CAM masks of the classes a frame shows, at the network's theta_f. Renders 60 pairs of
-frames 1/6 s apart (seed 2020): end-point error of the flow network beside zero flow and OpenCV's DIS. Writes
+recall and precision of single-frame CAM masks of the classes a frame shows, at the network's theta_f. Renders 60 pairs
+of frames 1/6 s apart (seed 2020): end-point error of the flow network beside zero flow and OpenCV's DIS. Writes
 benchmarks/results/networks.csv.
 """
 
