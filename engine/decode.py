@@ -222,7 +222,10 @@ def _decoded(container: InputContainer, stream: VideoStream, state: DecodeState)
         in_a_row = 0
         for frame in frames:
             state.frames_decoded += 1
-            yield frame
+            if frame.is_corrupt:  # the decoder made up what was missing
+                state.packet_errors += 1
+            else:
+                yield frame
 
 
 def _packets(container: InputContainer, stream: VideoStream, state: DecodeState) -> Iterator[Packet[VideoStream]]:
@@ -262,19 +265,27 @@ def _sampled(
     video: int, timed: Iterator[tuple[float, VideoFrame]], options: DecodeOptions, state: DecodeState
 ) -> Iterator[Frame]:
     cuts, thumbnails, pixels = CutDetector(), VideoReformatter(), VideoReformatter()
-    next_pts, last_pts, last_size, new_shot = -math.inf, -math.inf, (0, 0), False
+    next_pts, last_pts, last_size, new_shot, errors = -math.inf, -math.inf, (0, 0), False, 0
+    gap_limit_seconds = _gap_limit_seconds(options, state.fps)
     for pts, frame in timed:
         _check_size(frame.width, frame.height, options)
-        new_shot |= cuts.is_cut(_thumbnail(thumbnails, frame))
+        new_shot |= cuts.is_cut(_thumbnail(thumbnails, frame)) or state.packet_errors > errors
+        errors = state.packet_errors
         if pts < next_pts - _NEAR_SECONDS:
             continue
         next_pts = _next_sample(pts, state.start_seconds or 0.0, options.sample_fps)
         image = _image(pixels, frame, options.max_side, state)
-        new_shot |= pts - last_pts > options.gap_limit_seconds + _NEAR_SECONDS or image.shape[:2] != last_size
+        new_shot |= pts - last_pts > gap_limit_seconds + _NEAR_SECONDS or image.shape[:2] != last_size
         state.shot += new_shot and state.frames_sampled > 0
         state.frames_sampled += 1
         last_pts, last_size, new_shot = pts, image.shape[:2], False
         yield Frame(video, state.shot, pts, image, state.report())
+
+
+def _gap_limit_seconds(options: DecodeOptions, fps: float) -> float:
+    """Longest time between consecutive frames of one shot; a slow video's own frames are no gaps."""
+    interval_seconds = max(1 / options.sample_fps, 1 / fps if fps > 0 else 0.0)
+    return options.max_gap_seconds or 2.5 * interval_seconds
 
 
 def _next_sample(pts: float, start: float, fps: float) -> float:
@@ -284,7 +295,7 @@ def _next_sample(pts: float, start: float, fps: float) -> float:
 
 def _thumbnail(reformatter: VideoReformatter, frame: VideoFrame) -> ImageArray:
     height, width = THUMBNAIL_HW
-    return _pixels(reformatter.reformat(frame, width, height, "gray", interpolation="FAST_BILINEAR"))
+    return _pixels(reformatter.reformat(frame, width, height, "gray", interpolation="AREA"))
 
 
 def _image(reformatter: VideoReformatter, frame: VideoFrame, max_side: int, state: DecodeState) -> ImageArray:

@@ -51,7 +51,8 @@ class DecodeOptions:
     max_side: int = 500
     """longer side in px of the frames that networks see and that are written; larger ones are scaled down"""
     max_gap_seconds: float = 0.0
-    """a longer time between two sampled frames ends a shot, in seconds (0: 2.5 sampling intervals)"""
+    """a longer time between two sampled frames ends a shot, in seconds (0: 2.5 intervals of sampling, or of the video
+    where its frames are further apart)"""
     max_pixels: int = 64_000_000
     """largest frame that is decoded, in px; larger ones fail the video"""
     decoders: int = 0
@@ -66,11 +67,6 @@ class DecodeOptions:
         _require(self.max_pixels >= 1, "max_pixels", self.max_pixels, "1 or more px")
         _require(0 <= self.decoders <= 256, "decoders", self.decoders, "0 (one per core) to 256 processes")
         _require(self.decode_timeout_seconds > 0, "decode_timeout_seconds", self.decode_timeout_seconds, "above 0 s")
-
-    @property
-    def gap_limit_seconds(self) -> float:
-        """Longest time between consecutive frames of one shot."""
-        return self.max_gap_seconds or 2.5 / self.sample_fps
 
     @property
     def decoder_count(self) -> int:

@@ -2,56 +2,63 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
 import numpy.typing as npt
 
 THUMBNAIL_HW = (36, 64)
+_BLOCK_HW = (9, 8)
+_REACH_PX = 6  # of the thumbnail: a tenth of the picture's width from one frame to the next
 _HISTOGRAM_BINS = 32
+_NO_CHANGE = 0.06  # share of pixels; no cut changes less, and the closer look is spared
+_CONTRAST_FLOOR = 8.0  # grey levels: in the dark and in fog noise is all there is
+
+GreyArray = npt.NDArray[np.float32]
 
 
 class CutDetector:
     """Says for each frame whether a new shot starts with it.
 
-    A cut changes the picture everywhere at once: the mean absolute difference of the thumbnails, brightness change
-    taken out, is large and stands out from the differences just before, and the brightness histogram changes too.
-    Fast camera motion has the first without the second, an exposure change neither.
+    A cut changes what is seen: the histogram of brightness, mean taken out, changes at once, and no small shift of
+    the frame's blocks explains it by the frame before. Camera motion hardly changes the histogram, an exposure change
+    is small beside the picture's contrast. The sum of both measures is at most 0.38 between the 608 neighbouring
+    frames of nine real videos at 24 frames/s (0.61 with every second frame left out) and at least 0.64 for 3000 random
+    pairs of frames from two of them.
     """
 
-    def __init__(self, difference: float = 18.0, stand_out: float = 2.5, histogram: float = 0.3) -> None:
-        """Thresholds: grey levels, ratio to the recent differences, share of pixels that change histogram bin."""
-        self._difference, self._stand_out, self._histogram = difference, stand_out, histogram
-        self._last: npt.NDArray[np.float32] | None = None
-        self._recent: deque[float] = deque(maxlen=8)
+    def __init__(self, threshold: float = 0.58) -> None:
+        """`threshold`: of the share of pixels that change their histogram bin + unexplained difference to contrast."""
+        self._threshold = threshold
+        self._last: GreyArray | None = None
 
     def is_cut(self, thumbnail: npt.NDArray[np.uint8]) -> bool:
         """Feed the next frame's grey thumbnail, uint8 [36, 64]."""
         grey = thumbnail.astype(np.float32)
+        grey -= grey.mean()
         last, self._last = self._last, grey
         if last is None:
             return False
-        difference = _centred_difference(last, grey)
-        usual = float(np.median(self._recent)) if self._recent else 0.0
-        cut = (
-            difference > self._difference
-            and difference > self._stand_out * usual
-            and _histogram_change(last, grey) > self._histogram
-        )
-        self._recent.append(difference)
-        if cut:
-            self._recent.clear()
-        return cut
+        change = _histogram_change(last, grey)
+        if change < _NO_CHANGE:
+            return False
+        contrast = max(_CONTRAST_FLOOR, float(last.std() + grey.std()) / 2)
+        return change + _moved_difference(last, grey) / contrast > self._threshold
 
 
-def _centred_difference(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
-    return float(np.abs((a - a.mean()) - (b - b.mean())).mean())
-
-
-def _histogram_change(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
-    """Share of pixels, 0..1, that would have to change their bin; mean brightness taken out."""
-    counts = [
-        np.histogram(grey - grey.mean() + 128, bins=_HISTOGRAM_BINS, range=(0, 256))[0].astype(np.float64)
-        for grey in (a, b)
-    ]
+def _histogram_change(a: GreyArray, b: GreyArray) -> float:
+    """Share of pixels, 0..1, that would have to change their bin."""
+    counts = [np.histogram(grey, bins=_HISTOGRAM_BINS, range=(-128, 128))[0].astype(np.float64) for grey in (a, b)]
     return float(np.abs(counts[0] - counts[1]).sum() / (2 * a.size))
+
+
+def _moved_difference(a: GreyArray, b: GreyArray) -> float:
+    """Mean absolute difference once each block of `b` is compared with the place in `a` it fits best."""
+    height, width = b.shape
+    (block_h, block_w), reach = _BLOCK_HW, _REACH_PX
+    padded = np.pad(a, reach, mode="edge")
+    best = np.full((height // block_h, width // block_w), np.inf, np.float32)
+    for top in range(2 * reach + 1):
+        for left in range(2 * reach + 1):
+            difference = np.abs(padded[top : top + height, left : left + width] - b)
+            blocks = difference.reshape(height // block_h, block_h, width // block_w, block_w).mean(axis=(1, 3))
+            best = np.minimum(best, blocks)
+    return float(best.mean())
