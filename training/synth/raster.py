@@ -51,8 +51,8 @@ class Placed:
 def paint_frame(placed: Sequence[Placed], size_hw: tuple[int, int], light: Light) -> torch.Tensor:
     """Composite back to front; [3,H,W] linear light."""
     frame = torch.zeros(3, *size_hw)
-    for one in placed:
-        if (box := _box(one, size_hw)) is None:
+    for one, box in zip(placed, _boxes(placed, size_hw), strict=True):
+        if box is None:
             continue
         tile = _sample(one, box)
         part = frame[:, box[1] : box[3], box[0] : box[2]]
@@ -64,8 +64,8 @@ def paint_frame(placed: Sequence[Placed], size_hw: tuple[int, int], light: Light
 def front_of_pixels(placed: Sequence[Placed], size_hw: tuple[int, int]) -> torch.Tensor:
     """Which of the placed sprites is front-most at each pixel centre, [H,W] int64; -1: none."""
     front = torch.full(size_hw, -1)
-    for index, one in enumerate(placed):
-        if one.shadow or (box := _box(one, size_hw)) is None:
+    for index, (one, box) in enumerate(zip(placed, _boxes(placed, size_hw), strict=True)):
+        if one.shadow or box is None:
             continue
         covered = _sample(one, box, alpha_only=True)[0] > 0.5
         front[box[1] : box[3], box[0] : box[2]].masked_fill_(covered, index)
@@ -106,11 +106,34 @@ def flow_between(
     return flow.float().numpy(), visible.numpy()
 
 
+def _boxes(placed: Sequence[Placed], size_hw: tuple[int, int]) -> list[Box | None]:
+    """The box of each sprite, without the rows that scenery in front of it hides."""
+    boxes: list[Box | None] = []
+    hidden_from = size_hw[0]
+    for one in reversed(placed):
+        box = _box(one, size_hw)
+        if box is not None and box[3] > hidden_from:
+            box = (*box[:3], hidden_from) if box[1] < hidden_from else None
+        boxes.append(box)
+        if one.sprite.endless:
+            hidden_from = min(hidden_from, math.ceil(max(_row_heights(one, one.sprite.rows[1], size_hw))))
+    return boxes[::-1]
+
+
+def _row_heights(one: Placed, row: float, size_hw: tuple[int, int]) -> tuple[float, float]:
+    """Where a texel row of scenery crosses the left and the right border of the frame: y in px, kept in the frame."""
+    h, w = size_hw
+    back = inverse(one.to_frame)
+    left, right = ((row - float(back[1, 2] + back[1, 0] * x)) / float(back[1, 1]) for x in (0, w))
+    return min(max(left, 0.0), h), min(max(right, 0.0), h)
+
+
 def _box(one: Placed, size_hw: tuple[int, int]) -> Box | None:
     """The part of the frame the sprite may touch."""
     h, w = size_hw
     if one.sprite.endless:
-        return 0, 0, w, h
+        top = math.floor(min(_row_heights(one, one.sprite.rows[0], size_hw)))
+        return (0, top, w, h) if top < h else None
     (a, b, x), (c, d, y) = one.to_frame[0].tolist(), one.to_frame[1].tolist()
     tw, th = one.sprite.size_wh
     xs, ys = (x, x + a * tw, x + b * th, x + a * tw + b * th), (y, y + c * tw, y + d * th, y + c * tw + d * th)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,8 @@ class Sprite:
     """Repeats mirrored beyond its border: the layers of the scenery."""
     gloss: float = 0.0
     """Strength of the highlight."""
+    rows: tuple[float, float] = (-math.inf, math.inf)
+    """Of scenery, in texels of level 0: above the first row nothing is seen, below the second nothing shows through."""
 
     @property
     def size_wh(self) -> tuple[int, int]:
@@ -53,7 +56,7 @@ def to_linear(srgb: Field) -> Field:
 def sprite_from_rgba(rgb: Field, alpha: Field, to_body: Affine, *, endless: bool = False) -> Sprite:
     """An unlit sprite from sRGB [h,w,3] in 0..1 and alpha [h,w]."""
     planes = np.concatenate([to_linear(rgb) * alpha[..., None], alpha[..., None]], 2)
-    return Sprite(_levels(planes), to_body, endless)
+    return Sprite(_levels(planes), to_body, endless, rows=_rows(alpha) if endless else (-math.inf, math.inf))
 
 
 def draw_sprite(
@@ -130,6 +133,15 @@ def _canvas(outlines: Sequence[Points], texels_per_unit: float) -> tuple[tuple[f
 def _grid(origin: tuple[float, float], texels_per_unit: float, size_hw: tuple[int, int]) -> Field:
     y, x = np.mgrid[: size_hw[0], : size_hw[1]].astype(np.float32) + 0.5
     return np.asarray(np.stack([x, y], 2) / texels_per_unit + np.asarray(origin), np.float32)
+
+
+def _rows(alpha: Field) -> tuple[float, float]:
+    """`Sprite.rows` of alpha [h,w], with room for what the smaller copies mix in."""
+    room = 2 ** (LEVELS + 1)
+    seen, open_ = alpha.max(1) > 0, alpha.min(1) < 1
+    first = float(np.argmax(seen)) - room if seen.any() and not seen[0] else -math.inf
+    last_open = len(open_) - 1 - int(np.argmax(open_[::-1])) if open_.any() else -room
+    return first, math.inf if open_[-1] else float(last_open + 1 + room)
 
 
 def _levels(planes: NDArray[np.float32]) -> tuple[torch.Tensor, ...]:
