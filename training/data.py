@@ -119,5 +119,4 @@ def augment_image(
         crop = crop.flip(-1)
     for change in (T.adjust_brightness, T.adjust_contrast, T.adjust_saturation):
         crop = change(crop, float(rng.uniform(0.7, 1.3)))
-    hued: Tensor = T.adjust_hue(crop, float(rng.uniform(-0.03, 0.03)))
-    return hued
+    return crop

@@ -1,10 +1,12 @@
 """The Lightning side of training: steps, schedules, data by epoch. Imported only where the `train` extra is there.
 
-An epoch is a run of `checkpoint_steps` steps, not a pass over the data: samples are drawn by their index alone, so a
-run that was interrupted and goes on from its last checkpoint sees what it would have seen.
+All steps are one epoch. Samples are drawn by their running number alone, so a run that was interrupted and goes on from
+its last checkpoint sees what it would have seen.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -12,7 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from f2f.training.classifier import CamClassifier
 from f2f.training.losses import (
@@ -27,26 +29,36 @@ from f2f.training.pwcnet import PWCNet
 Sample = tuple[Tensor, Tensor]
 
 
+class _Remaining(Sampler[int]):
+    """The sample numbers of all steps; iterating begins at the step that training stands at."""
+
+    def __init__(self, module: LightningDataModule, options: ClassifierTraining | FlowTraining) -> None:
+        self.module, self.options = module, options
+
+    def __len__(self) -> int:
+        return self.options.steps * self.options.batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        assert self.module.trainer is not None
+        return iter(range(self.module.trainer.global_step * self.options.batch_size, len(self)))
+
+
 class Samples(LightningDataModule):
-    """Serves the samples of each epoch by their running index."""
+    """Serves samples by their running number."""
 
     def __init__(self, dataset: Dataset[Sample], options: ClassifierTraining | FlowTraining) -> None:
         super().__init__()
         self.dataset, self.options = dataset, options
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """The samples of the epoch that begins."""
-        options = self.options
-        assert self.trainer is not None
-        begin = self.trainer.current_epoch * options.checkpoint_steps
-        end = min(begin + options.checkpoint_steps, options.steps)
-        indices = range(begin * options.batch_size, end * options.batch_size)
+        """The samples of the steps that remain."""
+        workers = self.options.workers
         return DataLoader(
             self.dataset,
-            sampler=indices,
-            batch_size=options.batch_size,
-            num_workers=options.workers,
-            multiprocessing_context="fork" if options.workers else None,
+            sampler=_Remaining(self, self.options),
+            batch_size=self.options.batch_size,
+            num_workers=workers,
+            multiprocessing_context="fork" if workers else None,
         )
 
 

@@ -101,7 +101,6 @@ def _require_extra() -> None:
 
 def _fit(loop: Any, samples: Samples, options: ClassifierTraining | FlowTraining) -> None:
     from lightning.pytorch import Trainer
-    from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.loggers import CSVLogger
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -110,12 +109,11 @@ def _fit(loop: Any, samples: Samples, options: ClassifierTraining | FlowTraining
         accelerator=options.accelerator,
         devices=1,
         max_steps=options.steps,
-        max_epochs=-(-options.steps // options.checkpoint_steps),
+        max_epochs=1,
         gradient_clip_val=20.0,
-        reload_dataloaders_every_n_epochs=1,
         logger=CSVLogger(options.out, name="logs", version=""),
         log_every_n_steps=20,
-        callbacks=[ModelCheckpoint(options.out, filename="last", enable_version_counter=False, save_top_k=1)],
+        callbacks=[_checkpoints(options)],
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
     )
@@ -124,9 +122,16 @@ def _fit(loop: Any, samples: Samples, options: ClassifierTraining | FlowTraining
         trainer.fit(loop, samples, ckpt_path=last if options.resume and last.exists() else None, weights_only=True)
 
 
+def _checkpoints(options: ClassifierTraining | FlowTraining) -> Any:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    every = options.checkpoint_steps
+    return ModelCheckpoint(options.out, "last", every_n_train_steps=every, enable_version_counter=False, save_top_k=1)
+
+
 def _facts(options: ClassifierTraining | FlowTraining) -> dict[str, Any]:
     """What the exported network says about its training: the options that shape it, no paths."""
     shaping = {
         name: value for name, value in vars(options).items() if isinstance(value, (int, float)) and name != "resume"
     }
-    return {"options": shaping, "torch": torch.__version__}
+    return {"options": shaping, "torch": str(torch.__version__)}
