@@ -99,8 +99,6 @@ def _folder_rows(
 ) -> Iterator[InputRow]:
     """Videos below `directory` (relative to `root`); a folder that is not entered is a row with its problem."""
     here = os.path.realpath(root / directory)
-    if here in trail:  # a link to a folder it lies in leads nowhere new
-        return
     try:
         names = sorted(entry.name for entry in Path(here).iterdir())
     except OSError as error:
@@ -112,6 +110,8 @@ def _folder_rows(
         if Path(name).suffix.lower() in VIDEO_SUFFIXES and name not in folders:
             yield _folder_row(root, directory + name, options)
     for name in folders:
+        if os.path.realpath(root / directory / name) in {*trail, here}:  # a link back leads nowhere new
+            continue
         _, problem_of_link = _locate(root, directory + name, options)
         if problem_of_link:
             yield InputRow(directory + name, directory + name, "", problem=problem_of_link)
@@ -191,13 +191,13 @@ def _csv_records(path: Path, wanted: tuple[str, str]) -> Iterator[Mapping[str, o
         reader = csv.DictReader(stream, strict=True)
         _need_columns(path, list(reader.fieldnames or []), wanted)
         while True:
-            line = reader.line_num + 1
+            line = reader.reader.line_num + 1
             try:
                 entry = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield f"lines {line} to {reader.line_num} are not CSV ({error})"
+                yield f"lines {line} to {reader.reader.line_num} are not CSV ({error})"
             else:
                 extra = entry.pop(None, None) if None in entry else None
                 yield f"has {len(extra)} fields too many" if extra else entry
