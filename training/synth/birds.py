@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from f2f.training.synth.affine import Points
 from f2f.training.synth.coats import PLUMAGE, RGB, Coat, darker, draw_coat, flat, vary
-from f2f.training.synth.outlines import XY, blob, chain, ellipse, limb
-from f2f.training.synth.puppet import Body, Part, flap, swing, sway
+from f2f.training.synth.outlines import XY, blob, ellipse, limb
+from f2f.training.synth.puppet import Body, Decal, Part, flap, sway, swing
+from f2f.training.synth.sprites import Paint
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,10 @@ def draw_bird(rng: np.random.Generator, name: str) -> Body:
 def _torso(build: Build, coat: Coat) -> Part:
     (x, y), length, girth = build.middle, build.length, build.girth
     outline = blob(
-        (x - 1.15 * length, y - 0.35 * girth), (x - 0.5 * length, y - 0.75 * girth), (x + 0.4 * length, y - 0.85 * girth),
-        (x + 1.05 * length, y - 0.9 * girth), (x + 1.2 * length, y), (x + 0.6 * length, y + 0.95 * girth),
-        (x - 0.4 * length, y + 0.85 * girth), (x - 0.95 * length, y + 0.2 * girth),
+        (x - 1.15 * length, y - 0.35 * girth), (x - 0.5 * length, y - 0.75 * girth),
+        (x + 0.4 * length, y - 0.85 * girth), (x + 1.05 * length, y - 0.9 * girth), (x + 1.2 * length, y),
+        (x + 0.6 * length, y + 0.95 * girth), (x - 0.4 * length, y + 0.85 * girth),
+        (x - 0.95 * length, y + 0.2 * girth),
     )  # fmt: skip
     return Part("torso", [outline], coat, build.middle, joint=swing(0.05, 0.4))
 
@@ -87,17 +90,17 @@ def _tail(build: Build, coat: Coat) -> Part:
     return Part("tail", [outline], darker(coat, 0.78), (x, y), "torso", sway(0.12, 0.9))
 
 
-def _wing(build: Build, paint: object, name: str, beat: float, phase: float, shift: XY) -> Part:
+def _wing(build: Build, paint: Paint, name: str, beat: float, phase: float, shift: XY) -> Part:
     x, y = build.middle[0] + 0.35 * build.length + shift[0], build.middle[1] - 0.3 * build.girth + shift[1]
     length, girth = 1.35 * build.length, build.girth
-    outline = blob((x + 0.06, y - 0.1 * girth), (x - 0.5 * length, y - 0.3 * girth), (x - 1.15 * length, y + 0.35 * girth),
-                   (x - 0.6 * length, y + 0.85 * girth), (x, y + 0.75 * girth))  # fmt: skip
-    feathers = [
-        (limb((x - (0.3 + 0.17 * i) * length, y + 0.62 * girth - 0.03 * i), (x - (0.62 + 0.15 * i) * length, y + 0.42 * girth), 0.008, 0.006),
-         (0.16, 0.13, 0.12))
-        for i in range(3)
-    ]  # fmt: skip
-    assert callable(paint)
+    outline = blob((x + 0.06, y - 0.1 * girth), (x - 0.5 * length, y - 0.3 * girth),
+                   (x - 1.15 * length, y + 0.35 * girth), (x - 0.6 * length, y + 0.85 * girth),
+                   (x, y + 0.75 * girth))  # fmt: skip
+    feathers: list[Decal] = []
+    for i in range(3):
+        root = (x - (0.3 + 0.17 * i) * length, y + 0.62 * girth - 0.03 * i)
+        tip = (x - (0.62 + 0.15 * i) * length, y + 0.42 * girth)
+        feathers.append((limb(root, tip, 0.008, 0.006), (0.16, 0.13, 0.12)))
     return Part(name, [outline], paint, (x, y), "torso", flap(0.45, beat, phase), decals=feathers)
 
 
@@ -142,20 +145,18 @@ def _fan(rng: np.random.Generator, build: Build) -> tuple[Part, ...]:
     reach, plume = float(rng.uniform(0.44, 0.52)), vary(rng, (0.10, 0.46, 0.44), hue=0.05)
     angles = np.deg2rad([205, 222, 239, 256])
     return tuple(
-        Part(f"fan {i}", _feather((x, y), float(angle), reach), darker(flat(plume, rng), 0.75 + 0.08 * i), (x, y), "torso",
-             sway(0.06, 0.8, 0.7 * i), decals=_eyespot((x, y), float(angle), reach), distinctive=True)
+        Part(f"fan {i}", _feather((x, y), float(angle), reach), darker(flat(plume, rng), 0.75 + 0.08 * i), (x, y),
+             "torso", sway(0.06, 0.8, 0.7 * i), decals=_eyespot((x, y), float(angle), reach), distinctive=True)
         for i, angle in enumerate(angles)
     )  # fmt: skip
 
 
-def _feather(root: XY, angle: float, reach: float) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
+def _feather(root: XY, angle: float, reach: float) -> list[Points]:
     tip = (root[0] + reach * np.cos(angle), root[1] + reach * np.sin(angle))
     return [limb(root, tip, 0.02, 0.034), ellipse(*tip, 0.085, 0.058, angle)]
 
 
-def _eyespot(
-    root: XY, angle: float, reach: float
-) -> list[tuple[np.ndarray[tuple[int, ...], np.dtype[np.float64]], RGB]]:
+def _eyespot(root: XY, angle: float, reach: float) -> list[Decal]:
     tip = (root[0] + 1.03 * reach * np.cos(angle), root[1] + 1.03 * reach * np.sin(angle))
     return [
         (ellipse(*tip, 0.048, 0.036, angle), (0.80, 0.62, 0.18)),
@@ -167,8 +168,11 @@ def _comb(rng: np.random.Generator, build: Build) -> tuple[Part, ...]:
     (x, y), size = build.head_xy, build.head
     red = flat(vary(rng, (0.82, 0.12, 0.12)), rng)
     grow = float(rng.uniform(1.0, 1.25))
-    bumps = [ellipse(x + dx * size, y - (0.95 + lift) * size, 0.36 * size * grow, 0.52 * size * grow, tilt)
-             for dx, lift, tilt in ((-0.75, 0.0, -0.5), (-0.25, 0.3, -0.15), (0.3, 0.3, 0.15), (0.72, 0.0, 0.4))]  # fmt: skip
+    lobes = ((-0.75, 0.0, -0.5), (-0.25, 0.3, -0.15), (0.3, 0.3, 0.15), (0.72, 0.0, 0.4))
+    bumps = [
+        ellipse(x + dx * size, y - (0.95 + lift) * size, 0.36 * size * grow, 0.52 * size * grow, tilt)
+        for dx, lift, tilt in lobes
+    ]
     wattle = ellipse(x + 0.62 * size, y + 1.05 * size, 0.3 * size * grow, 0.55 * size * grow)
     top = (x, y - 0.6 * size)
     return (

@@ -100,7 +100,7 @@ class _Stage:
         return self._actor(body, self._walk(body, size, place * 0.9 * self.half_width, count), label)
 
     def _walk(self, body: Body, size: float, centre: float, count: int) -> Path:
-        """Across the picture, on the spot, or towards the viewer; the camera's own way is added, so it stays in view."""
+        """Across the picture, on the spot, or towards the viewer; following the camera, so it stays in view."""
         rng, half, seconds = self.rng, self.half_width, self.duration_seconds
         reach = (
             float(rng.uniform(0.15, 0.75)) * half * (1.0 if count == 1 else 0.5) * (0.0 if rng.random() < 0.2 else 1.0)

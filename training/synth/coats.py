@@ -1,4 +1,4 @@
-"""What bodies are covered with. Every class of a family draws from the same coats, so a coat says nothing about the class."""
+"""What covers bodies. All classes of a family draw from the same coats: a coat says nothing about the class."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def read_kitti_flow(path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]
     except (ValueError, KeyError, struct.error, zlib.error) as error:
         raise UsageError(f"{path} is not a 16-bit RGB PNG as KITTI stores flow ({error}); give another file") from error
     stored = rows.view(">u2").reshape(height, width, 3).astype(np.float32)
-    return (stored[..., :2] - 2**15) / 64, stored[..., 2] > 0
+    return np.asarray((stored[..., :2] - 2**15) / 64, np.float32), stored[..., 2] > 0
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -17,7 +17,7 @@ def ease(start: float, end: float, duration_seconds: float) -> Curve:
 
     def curve(seconds: float) -> float:
         x = min(max(seconds / duration_seconds, -0.2), 1.2)
-        return start + (end - start) * (0.6 * x + 0.4 * (0.5 - 0.5 * np.cos(np.pi * min(max(x, 0.0), 1.0))))
+        return start + (end - start) * (0.6 * x + 0.4 * (0.5 - 0.5 * float(np.cos(np.pi * min(max(x, 0.0), 1.0)))))
 
     return curve
 

@@ -31,7 +31,7 @@ class Waves:
     def __call__(self, xy: Field) -> Field:
         """Values of about unit variance at the points xy [..., 2]."""
         angles = xy @ self.wave_numbers.T + self.phases
-        return (np.sin(angles).sum(-1) * np.sqrt(2 / len(self.phases))).astype(np.float32)
+        return np.asarray(np.sin(angles).sum(-1) * np.sqrt(2 / len(self.phases)), np.float32)
 
 
 def octaves(
@@ -46,7 +46,7 @@ def octaves(
         small = Image.fromarray(rng.standard_normal(grid, np.float32))
         large = small.resize(size_hw[::-1], Image.Resampling.BICUBIC)
         total += fall**octave * np.asarray(large, np.float32)
-    return (total - total.mean()) / (total.std() + 1e-6)
+    return np.asarray((total - total.mean()) / (total.std() + 1e-6), np.float32)
 
 
 def smoothstep(low: float, high: float, value: Field) -> Field:

@@ -38,9 +38,8 @@ def _wind(rng: np.random.Generator, amount: float) -> Joint:
 def _foliage(rng: np.random.Generator, theme: Theme) -> Coat:
     """Leafy paint: light and dark tufts."""
     base = vary(rng, theme.plant, hue=0.03, rest=0.12)
-    light = tuple(min(1.0, 1.35 * channel + 0.03) for channel in base)
-    coat = draw_coat(rng, (base, light), belly_y=9.0, grain_strength=0.16)  # type: ignore[arg-type]
-    return coat
+    red, green, blue = (min(1.0, 1.35 * channel + 0.03) for channel in base)
+    return draw_coat(rng, (base, (red, green, blue)), belly_y=9.0, grain_strength=0.16)
 
 
 def tree(rng: np.random.Generator, theme: Theme) -> Body:
@@ -169,8 +168,8 @@ def balloon(rng: np.random.Generator, theme: Theme) -> Body:
     """A balloon on a string, hovering."""
     colour = vary(rng, LACQUER[int(rng.integers(len(LACQUER)))])
     hover = bobbing(0.05, float(rng.uniform(0.25, 0.5)))
-    string = Part("string", chain([(0, -0.75), (0.02, -0.45), (-0.02, -0.15)], [0.012, 0.01, 0.01]), flat((0.8, 0.8, 0.78), rng),
-                  (0, -0.75), "skin", sway(0.12, 0.4))  # fmt: skip
+    thread, white = chain([(0, -0.75), (0.02, -0.45), (-0.02, -0.15)], [0.012, 0.01, 0.01]), flat((0.8, 0.8, 0.78), rng)
+    string = Part("string", thread, white, (0, -0.75), "skin", sway(0.12, 0.4))
     skin = blob((0, -0.74), (0.3, -1.0), (0.3, -1.4), (0, -1.6), (-0.3, -1.4), (-0.3, -1.0))
     return Body((string, Part("skin", [skin], flat(colour, rng), (0, -1.2), joint=hover, gloss=0.4)), 1.0, 0.3, 1.6)
 

@@ -11,6 +11,9 @@ from f2f.training.synth.affine import Affine, Points, about, rotation, scaling
 from f2f.training.synth.coats import RGB
 from f2f.training.synth.sprites import Paint, Sprite, draw_sprite
 
+Decal = tuple[Points, RGB]
+"""A painted detail: its outline and its colour."""
+
 Joint = Callable[[float, float], Affine]
 """(gait in radians, time in seconds) -> the part's linear map about its pivot."""
 
@@ -26,7 +29,7 @@ class Part:
     parent: str = ""
     """The part it hangs on; must be listed under `Body.parts` too. Empty: the body's own frame."""
     joint: Joint = field(default=lambda gait, seconds: np.eye(3))
-    decals: Sequence[tuple[Points, RGB]] = ()
+    decals: Sequence[Decal] = ()
     bulge: float = 1.0
     gloss: float = 0.0
     distinctive: bool = False

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from f2f.training.synth.affine import Points
 from f2f.training.synth.coats import FUR, Coat, darker, draw_coat, flat, vary
 from f2f.training.synth.outlines import XY, blob, chain, ellipse, limb
-from f2f.training.synth.puppet import Body, Part, swing, sway
-
-NO_CLASS = ""
+from f2f.training.synth.puppet import Body, Part, sway, swing
 
 
 @dataclass(frozen=True)
@@ -152,9 +151,7 @@ def _crown(build: Build) -> XY:
     return build.head_xy[0] - 0.1 * build.head, build.head_xy[1] - 0.75 * build.head
 
 
-def _antler(
-    rng: np.random.Generator, build: Build, reach: float, lean: float
-) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
+def _antler(rng: np.random.Generator, build: Build, reach: float, lean: float) -> list[Points]:
     x, y = _crown(build)
     side = float(np.sign(lean))
     beam = [

@@ -1,4 +1,4 @@
-"""From placed sprites to pictures, label maps and exact flow. H, W: the frame; a box is (left, top, right, bottom) px."""
+"""From placed sprites to pictures, label maps and exact flow. H, W: the frame; box: left, top, right, bottom px."""
 
 from __future__ import annotations
 
@@ -161,7 +161,9 @@ def _texture(one: Placed, grid: torch.Tensor, *, alpha_only: bool = False) -> to
     if one.sprite.endless:
         grid = torch.stack([_folded(grid[..., 0]), grid[..., 1]], -1)
     padding = "border" if one.sprite.endless else "zeros"
-    return F.grid_sample(level[:, 3:4] if alpha_only else level, grid, "bilinear", padding, align_corners=False)
+    channels = level[:, 3:4] if alpha_only else level
+    sampled: torch.Tensor = F.grid_sample(channels, grid, "bilinear", padding, align_corners=False)
+    return sampled
 
 
 def _folded(u: torch.Tensor) -> torch.Tensor:
@@ -187,7 +189,7 @@ def _shade(tile: torch.Tensor, one: Placed, light: Light) -> torch.Tensor:
     above = 0.75 + 0.25 * (normal[0] * ux + normal[1] * uy)
     direct = (0.35 + 0.65 * facing).clamp_min(0)
     sun, sky = torch.tensor(light.sun)[:, None, None], torch.tensor(light.sky)[:, None, None]
-    colour = tile[:3] * (sun * direct + sky * above)
+    colour: torch.Tensor = tile[:3] * (sun * direct + sky * above)
     if one.sprite.gloss:
         colour = colour + one.sprite.gloss * tile[3] * sun * facing.clamp_min(0).pow(18)
     return colour

@@ -1,4 +1,4 @@
-"""A shot: layers, actors and props under one camera and one light; asked for any moment, it gives picture, labels, flow."""
+"""A shot: layers, actors and props under one camera and one light; any moment of it as picture, labels and flow."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class Scene:
 
 
 def exact_flow(scene: Scene, t_from: float, t_to: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Flow [H,W,2] px on the pixels of `t_from`, pointing to `t_to`, and where that surface point is seen at `t_to`, [H,W].
+    """Flow [H,W,2] px on the pixels of `t_from` to `t_to`, and where that surface point is seen at `t_to`, [H,W].
 
     Exact for the surface in front at the pixel's centre; seen = in frame and in front there.
     """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from f2f.training.synth.affine import scaling, translation
+from f2f.training.synth.affine import Points, scaling, translation
 from f2f.training.synth.coats import RGB, vary
 from f2f.training.synth.noise import Field, mix, octaves, smoothstep
 from f2f.training.synth.outlines import polygon
@@ -62,7 +62,7 @@ class Canvas:
         """Octave noise [h,w] whose largest blobs measure wide × high world units."""
         return octaves(rng, self.size_hw, (high * self.texels_per_unit, wide * self.texels_per_unit), count)
 
-    def cover(self, *outlines: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Field:
+    def cover(self, *outlines: Points) -> Field:
         """Coverage [h,w] of outlines in world units."""
         return rasterise(outlines, (self.left, self.top), self.texels_per_unit, self.size_hw)
 
@@ -112,7 +112,7 @@ def _ridge(rng: np.random.Generator, canvas: Canvas, wide: float, sharp: bool) -
 
 def _below(canvas: Canvas, line_y: Field) -> Field:
     """Anti-aliased coverage [h,w] of what lies below a line [1,w]."""
-    return np.clip((canvas.y - line_y) * np.float32(canvas.texels_per_unit) + 0.5, 0, 1)
+    return np.asarray(np.clip((canvas.y - line_y) * np.float32(canvas.texels_per_unit) + 0.5, 0, 1), np.float32)
 
 
 def _distance(rng: np.random.Generator, theme: Theme, canvas: Canvas, horizon: float) -> Layer:
@@ -208,9 +208,7 @@ def _houses(rng: np.random.Generator, theme: Theme, canvas: Canvas, horizon: flo
     return canvas.sprite(rgb, np.maximum(alpha, _below(canvas, np.full((1, 1), horizon, np.float32))))
 
 
-def _panes(
-    rng: np.random.Generator, x: float, top: float, wide: float, high: float
-) -> list[tuple[np.ndarray[tuple[int, ...], np.dtype[np.float64]], RGB]]:
+def _panes(rng: np.random.Generator, x: float, top: float, wide: float, high: float) -> list[tuple[Points, RGB]]:
     columns, rows = max(2, round(wide / 0.1)), max(1, round(high / 0.13))
     panes = []
     for i in range(columns):

@@ -27,7 +27,7 @@ class Sprite:
     """A texture at several sizes and where it lies in the space it was drawn in."""
 
     levels: tuple[torch.Tensor, ...]
-    """Each [1,C,h,w] float32, premultiplied: linear r, g, b, alpha and, when lit, the normal x, y, z. Halved each time."""
+    """Each [1,C,h,w] float32, premultiplied: linear r, g, b, alpha; lit: also the normal x, y, z. Halved each time."""
     to_body: Affine
     """Texel coordinates of level 0 (continuous, corner origin) to body units."""
     endless: bool = False
@@ -93,7 +93,7 @@ def rasterise(
         # PIL's polygon takes pixel centres: the corner of the image is at -0.5.
         corners = (outline - origin) * (texels_per_unit * SUPERSAMPLING) - 0.5
         pen.polygon([(float(x), float(y)) for x, y in corners], fill=255)
-    return np.asarray(image.reduce(SUPERSAMPLING), np.float32) / 255
+    return np.asarray(np.asarray(image.reduce(SUPERSAMPLING)) / np.float32(255), np.float32)
 
 
 def inflate(alpha: Field, bulge: float) -> Field:
@@ -132,7 +132,7 @@ def _canvas(outlines: Sequence[Points], texels_per_unit: float) -> tuple[tuple[f
 
 def _grid(origin: tuple[float, float], texels_per_unit: float, size_hw: tuple[int, int]) -> Field:
     y, x = np.mgrid[: size_hw[0], : size_hw[1]].astype(np.float32) + 0.5
-    return np.asarray(np.stack([x, y], 2) / texels_per_unit + np.asarray(origin), np.float32)
+    return np.asarray(np.stack([x, y], 2) / np.float64(texels_per_unit) + np.asarray(origin), np.float32)
 
 
 def _rows(alpha: Field) -> tuple[float, float]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from f2f.training.synth.affine import Points
+from f2f.training.synth.affine import Affine, Points, rotation
 from f2f.training.synth.coats import LACQUER, RGB, Coat, draw_coat, flat, vary
 from f2f.training.synth.outlines import XY, blob, ellipse, limb, polygon
-from f2f.training.synth.puppet import Body, Part, roll, sway
+from f2f.training.synth.puppet import Body, Decal, Joint, Part, roll, sway
 
 GLASS: RGB = (0.25, 0.34, 0.42)
 RUBBER: RGB = (0.10, 0.10, 0.11)
@@ -83,7 +83,7 @@ def _box(build: Build, coat: Coat, rng: np.random.Generator) -> Part:
     rounded = [outline + 0.0, *_corners(left, right, top, low)]
     seam, trim = (0.16, 0.16, 0.18), vary(rng, LACQUER[int(rng.integers(len(LACQUER)))])
     middle = 0.5 * (left + right)
-    decals: list[tuple[Points, RGB]] = [
+    decals: list[Decal] = [
         (polygon((left, low - 0.2), (right + 0.03, low - 0.2), (right + 0.03, low - 0.13), (left, low - 0.13)), trim),
         (limb((middle, top + 0.06), (middle, low - 0.03), 0.008, 0.008), seam),
         (
@@ -103,11 +103,11 @@ def _corners(left: float, right: float, top: float, low: float) -> list[Points]:
     ]
 
 
-def _windows(left: float, right: float, top: float, low: float, count: int) -> list[tuple[Points, RGB]]:
+def _windows(left: float, right: float, top: float, low: float, count: int) -> list[Decal]:
     edges = np.linspace(left, right, count + 1)
-    panes = [(float(a) + 0.02, float(b) - 0.02) for a, b in zip(edges, edges[1:], strict=False)]
+    panes = [(a + 0.02, b - 0.02) for a, b in pairwise(edges.tolist())]
     glass = [(polygon((a, top), (b, top), (b, low), (a, low)), GLASS) for a, b in panes]
-    shine: list[tuple[Points, RGB]] = [
+    shine: list[Decal] = [
         (polygon((a + 0.02, low), (a + 0.06, low), (a + 0.1, top), (a + 0.06, top)), (0.55, 0.66, 0.72))
         for a, _ in panes
     ]
@@ -132,20 +132,21 @@ def _cab(build: Build, coat: Coat) -> Part:
     lamp = ellipse(right - 0.02, belt + 0.17, 0.035, 0.05)
     bumper = polygon((right - 0.16, low - 0.07), (right + 0.04, low - 0.07), (right + 0.04, low), (right - 0.16, low))
     handle = limb((left + 0.15, belt + 0.07), (left + 0.22, belt + 0.07), 0.012, 0.012)
-    decals: Sequence[tuple[Points, RGB]] = [
-        (pane, GLASS), (shine, (0.55, 0.66, 0.72)), (lamp, (0.98, 0.93, 0.72)), (bumper, (0.3, 0.3, 0.32)), (handle, RUBBER),
+    decals: list[Decal] = [
+        (pane, GLASS), (shine, (0.55, 0.66, 0.72)), (lamp, (0.98, 0.93, 0.72)), (bumper, (0.3, 0.3, 0.32)),
+        (handle, RUBBER),
     ]  # fmt: skip
     return Part("cab", [outline], coat, (0, -0.3), joint=_suspension(), decals=decals, bulge=0.8, gloss=0.22)
 
 
-def _suspension():  # type: ignore[no-untyped-def]
+def _suspension() -> Joint:
     return sway(0.012, 1.7)
 
 
 def _wheel(build: Build, x: float, index: int, rng: np.random.Generator) -> Part:
     radius, y = build.wheel, -build.wheel
     hub = (ellipse(x, y, 0.58 * radius, 0.58 * radius), vary(rng, (0.72, 0.73, 0.75)))
-    spokes: list[tuple[Points, RGB]] = [
+    spokes: list[Decal] = [
         (
             limb((x, y), (x + 0.5 * radius * np.cos(a), y + 0.5 * radius * np.sin(a)), 0.10 * radius, 0.07 * radius),
             (0.25, 0.25, 0.27),
@@ -167,7 +168,7 @@ def _beacon(rng: np.random.Generator, build: Build) -> tuple[Part, ...]:
         (x + 0.06, y - 0.01), (x + 0.06, y - high), (x + 0.85 * half, y - high), (x + 0.85 * half, y - 0.01), rounds=2
     )
     shine = limb((x - 0.7 * half, y - 0.75 * high), (x - 0.35 * half, y - 0.75 * high), 0.012, 0.012)
-    decals: list[tuple[Points, RGB]] = [
+    decals: list[Decal] = [
         (right, vary(rng, (0.15, 0.35, 0.95))), (shine, (0.95, 0.97, 1.0)), (base, (0.2, 0.2, 0.22)),
     ]  # fmt: skip
     red = flat(vary(rng, (0.92, 0.14, 0.14)), rng)
@@ -185,9 +186,7 @@ def _ladder(rng: np.random.Generator, build: Build) -> tuple[Part, ...]:
     lift = sway(0.09, float(rng.uniform(0.15, 0.3)), float(rng.uniform(0, 6)))
     foot = blob((x - 0.05, y + 0.08), (x - 0.03, y - 0.06), (x + 0.09, y - 0.06), (x + 0.12, y + 0.08), rounds=1)
 
-    def raised(gait: float, seconds: float):  # type: ignore[no-untyped-def]
-        from f2f.training.synth.affine import rotation
-
+    def raised(gait: float, seconds: float) -> Affine:
         return rotation(rest) @ lift(gait, seconds)
 
     return (Part("ladder", [*rails, *rungs, foot], metal, start, "box", raised, gloss=0.2, distinctive=True),)

@@ -37,6 +37,7 @@ _KEYFRAME_SECONDS = 2.0
 _VISIBLE_SHARE = 0.004  # an image carries the tag of a class that covers at least this share of it
 _VALIDATION_SHARE = 0.15
 Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 def synth(options: SynthOptions) -> SynthSummary:
@@ -63,17 +64,15 @@ def synth(options: SynthOptions) -> SynthSummary:
 
 
 def _in_processes(
-    work: Callable[[SynthOptions, Task], int] | Callable[[SynthOptions, Task], tuple[str, ...]],
-    options: SynthOptions,
-    tasks: Iterable[Task],
-) -> Iterator[int] | Iterator[tuple[str, ...]]:
+    work: Callable[[SynthOptions, Task], Result], options: SynthOptions, tasks: Iterable[Task]
+) -> Iterator[Result]:
     """Results of `work` in the order of `tasks`, from a pool of processes."""
     listed = list(tasks)
     workers = min(options.worker_count, len(listed))
     if not listed:
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        yield from pool.map(work, [options] * len(listed), listed)  # type: ignore[misc]
+        yield from pool.map(work, [options] * len(listed), listed)
 
 
 def _render_video(options: SynthOptions, plan: VideoPlan) -> int:
