@@ -40,6 +40,9 @@ class Classifier:
                 f"the classifier gives scores {list(scores.shape)} and cam {list(cams.shape)} for {wanted[0]} images "
                 f"and {wanted[1]} classes (f2f.classes); accepted: [B,C] and [B,C,h,w]; export it again"
             )
+        if 0 in cams.shape:
+            size = "x".join(map(str, images.shape[:1:-1]))
+            raise VideoError("network_failed", f"frames of {size} px are too small for the classifier")
         return scores, cams
 
 

@@ -130,6 +130,12 @@ def test_a_network_with_other_channels_than_classes() -> None:
         Classifier(network)(torch.zeros(1, 3, 8, 8))
 
 
+def test_frames_too_small_for_the_classifier() -> None:
+    network = Fake(NetworkInfo("classifier", CLASSES), torch.zeros(1, 3), torch.zeros(1, 3, 0, 5))
+    with pytest.raises(VideoError, match="frames of 40x4 px are too small"):
+        Classifier(network)(torch.zeros(1, 3, 4, 40))
+
+
 def test_without_scores() -> None:
     items: list[Frame | VideoEnd] = [frame(0, 0), VideoEnd(0)]
     first, end = without_scores(iter(items))

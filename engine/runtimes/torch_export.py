@@ -28,8 +28,7 @@ class TorchNetwork:
             program = torch.export.load(str(path), extra_files=extra)
         except Exception as error:  # the loader raises whatever its parts raise
             raise NetworkError(f"{path} cannot be opened as a torch program ({error}); export it again") from error
-        metadata = json.loads(extra["f2f.json"] or "{}")
-        self.info = parse_info(path, metadata, kind, f"torch {torch.__version__} CPU")
+        self.info = parse_info(path, _metadata(path, extra["f2f.json"]), kind, f"torch {torch.__version__} CPU")
         self._outputs = len(CONTRACTS[kind].outputs)
         self._module = program.module()
 
@@ -43,3 +42,13 @@ class TorchNetwork:
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         assert len(outputs) == self._outputs, f"{len(outputs)} outputs, expected {self._outputs}"
         return tuple(outputs)
+
+
+def _metadata(path: Path, text: str) -> dict[str, str]:
+    try:
+        entries = json.loads(text or "{}")
+        return {str(name): str(value) for name, value in entries.items()}
+    except (ValueError, AttributeError) as error:
+        raise NetworkError(
+            f"{path} has metadata (f2f.json) that is no JSON object ({error}); export it again"
+        ) from error

@@ -6,7 +6,13 @@ import hashlib
 import hmac
 import os
 import secrets
+import tempfile
+from contextlib import suppress
 from pathlib import Path
+
+from f2f.engine.errors import UsageError
+
+_KEY_BYTES = 32
 
 
 def sign(path: Path) -> None:
@@ -15,7 +21,11 @@ def sign(path: Path) -> None:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether the file at `path` is, byte for byte, one that `sign` marked with this installation's key."""
+    """Whether the file at `path` is, byte for byte, one that `sign` marked with this installation's key.
+
+    Raises:
+        UsageError: the key is damaged.
+    """
     try:
         return hmac.compare_digest(_signature(path).read_text(encoding="ascii").strip(), _digest(path))
     except (OSError, ValueError):
@@ -36,7 +46,20 @@ def _key() -> bytes:
     path = folder / "signing-key"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(secrets.token_bytes(32))
-    return path.read_bytes()
+        _make_key(path)
+    key = path.read_bytes()
+    if len(key) != _KEY_BYTES:
+        raise UsageError(
+            f"{path} is no signing key ({len(key)} bytes; accepted: {_KEY_BYTES}); remove it and export networks again"
+        )
+    return key
+
+
+def _make_key(path: Path) -> None:
+    """A new key at `path`, whole from the start; where two processes make one, the first stays."""
+    handle, aside = tempfile.mkstemp(dir=path.parent)  # readable by its owner only
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(secrets.token_bytes(_KEY_BYTES))
+    with suppress(FileExistsError):
+        path.hardlink_to(aside)
+    Path(aside).unlink()

@@ -1,0 +1,196 @@
+"""Running networks: both runtimes give the same, a broken contract is named, code is trusted only where it was made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from material import CLASSES, POOL_PX, TinyNetworks, classifier_file, flow_file, saliency_file
+from torch import Tensor, nn
+
+from f2f.engine.errors import NetworkError, UsageError, VideoError
+from f2f.engine.options import RuntimeOptions
+from f2f.engine.runtimes.network import CONTRACTS, Network
+from f2f.engine.runtimes.open import open_network
+from f2f.engine.runtimes.trust import is_ours, sign
+
+RUNTIME = RuntimeOptions(threads=1)
+METADATA = {"f2f.kind": "classifier", "f2f.classes": json.dumps(CLASSES)}
+
+
+class TinyClassifier(nn.Module):
+    """The same network as the hand-made ONNX one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("contrast", (1.5 * torch.eye(3) - 0.5).view(3, 3, 1, 1))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        cam = nn.functional.avg_pool2d(nn.functional.conv2d(image, self.get_buffer("contrast")), POOL_PX, POOL_PX)
+        return torch.sigmoid(30 * (cam.amax((2, 3)) - 0.25)), cam
+
+
+@pytest.fixture(autouse=True)
+def own_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """A .pt2 file that nobody has signed."""
+    size = torch.export.Dim("height", min=2, max=64), torch.export.Dim("width", min=2, max=64)
+    shapes = {"image": {0: torch.export.Dim("batch", min=1, max=64), 2: POOL_PX * size[0], 3: POOL_PX * size[1]}}
+    exported = torch.export.export(TinyClassifier(), (torch.zeros(2, 3, 32, 48),), dynamic_shapes=shapes)
+    path = tmp_path / "classifier.pt2"
+    torch.export.save(exported, path, extra_files={"f2f.json": json.dumps(METADATA)})
+    return path
+
+
+def opened(path: Path, options: RuntimeOptions = RUNTIME) -> Network:
+    return open_network(str(path), "classifier", options)
+
+
+def test_both_runtimes_give_the_same(networks: TinyNetworks, program: Path) -> None:
+    sign(program)
+    onnx, torch_ = opened(networks.classifier), opened(program)
+    assert onnx.info.classes == torch_.info.classes == CLASSES
+    assert onnx.info.runtime.startswith("onnxruntime ")
+    assert torch_.info.runtime.startswith("torch ")
+    assert onnx.info.fingerprint != torch_.info.fingerprint
+    for shape in ((1, 3, 32, 48), (5, 3, 64, 16)):
+        batch = torch.rand(shape)
+        for one, other in zip(onnx(batch), torch_(batch), strict=True):
+            assert torch.allclose(one, other, atol=1e-5)
+
+
+# ---- trust
+
+
+def test_code_from_elsewhere_is_refused(program: Path) -> None:
+    with pytest.raises(UsageError, match=r"classifier\.pt2 is code .* --trust-code"):
+        opened(program)
+
+
+def test_code_from_elsewhere_is_loaded_on_demand(program: Path) -> None:
+    assert opened(program, RuntimeOptions(threads=1, trust_code=True)).info.classes == CLASSES
+
+
+def test_own_code_that_was_changed_is_refused(program: Path) -> None:
+    sign(program)
+    assert is_ours(program)
+    program.write_bytes(program.read_bytes() + b"\0")
+    assert not is_ours(program)
+    with pytest.raises(UsageError, match="--trust-code"):
+        opened(program)
+
+
+def test_code_of_another_installation_is_refused(
+    program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign(program)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "elsewhere"))
+    assert not is_ours(program)
+
+
+def test_the_key_is_its_owners(program: Path, tmp_path: Path) -> None:
+    sign(program)
+    key = tmp_path / "data" / "f2f" / "signing-key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert len(key.read_bytes()) == 32
+
+
+def test_a_key_that_was_cut_off_signs_nothing(program: Path, tmp_path: Path) -> None:
+    """An empty key is one that everybody knows."""
+    sign(program)
+    key = tmp_path / "data" / "f2f" / "signing-key"
+    key.write_bytes(b"")
+    for use in (sign, is_ours):
+        with pytest.raises(UsageError, match=r"signing-key is no signing key \(0 bytes; accepted: 32\)"):
+            use(program)
+
+
+# ---- choice of a runtime
+
+
+def test_forced_runtime(networks: TinyNetworks, program: Path) -> None:
+    assert opened(networks.classifier, RuntimeOptions(threads=1, runtime="onnxruntime")).info.classes == CLASSES
+    with pytest.raises(UsageError, match=r"--runtime torch cannot run classifier\.onnx; accepted for \.onnx"):
+        opened(networks.classifier, RuntimeOptions(runtime="torch"))
+    with pytest.raises(UsageError, match=r"--runtime onnxruntime cannot run classifier\.pt2"):
+        opened(program, RuntimeOptions(runtime="onnxruntime"))
+
+
+def test_no_runtime_installed(networks: TinyNetworks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(UsageError, match=r"install f2f\[cpu\]"):
+        opened(networks.classifier)
+
+
+# ---- contracts
+
+
+@pytest.mark.parametrize("name", ["missing.onnx", "missing.pt2"])
+def test_missing_file(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="there is no such file"):
+        opened(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["x.onnx", "x.pt2"])
+def test_broken_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"nothing of the kind")
+    with pytest.raises(NetworkError, match=name):
+        opened(tmp_path / name, RuntimeOptions(threads=1, trust_code=True))
+
+
+def test_other_suffix(tmp_path: Path) -> None:
+    (tmp_path / "x.pth").touch()
+    with pytest.raises(UsageError, match=r"is not a network; accepted: \.onnx, \.pt2"):
+        opened(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"f2f.kind": "flow"}, "is a flow network; --classifier accepts a classifier network"),
+        ({"f2f.classes": "[]"}, "0 classes"),
+        ({"f2f.classes": '["a", "b", "a"]'}, "names a class twice"),
+        ({"f2f.classes": "red"}, "metadata that cannot be read"),
+        ({"f2f.size_multiple": "0"}, "size_multiple is 0"),
+        ({"f2f.size_multiple": "many"}, "metadata that cannot be read"),
+        ({"f2f.defaults": "[0.9]"}, "metadata that cannot be read"),
+        ({"f2f.defaults": '{"tau": "high"}'}, "metadata that cannot be read"),
+    ],
+)
+def test_metadata(tmp_path: Path, change: dict[str, str], words: str) -> None:
+    path = classifier_file(tmp_path / "x.onnx", {**METADATA, **change})
+    with pytest.raises(NetworkError, match=words):
+        opened(path)
+
+
+def test_metadata_of_a_program(program: Path, tmp_path: Path) -> None:
+    for content in ("", "{", "[]"):
+        exported = torch.export.load(program)
+        path = tmp_path / "other.pt2"
+        torch.export.save(exported, path, extra_files={"f2f.json": content})
+        with pytest.raises(NetworkError, match=r"other\.pt2"):
+            opened(path, RuntimeOptions(threads=1, trust_code=True))
+
+
+@pytest.mark.parametrize("kind", ["classifier", "flow", "saliency"])
+def test_tensors(tmp_path: Path, kind: str) -> None:
+    """A file that says it is of a kind but has the tensors of another one."""
+    metadata = {"f2f.kind": kind, "f2f.classes": '["a"]'}
+    make = flow_file if kind != "flow" else saliency_file
+    path = make(tmp_path / "x.onnx", metadata)
+    with pytest.raises(NetworkError, match=CONTRACTS[kind].input):
+        open_network(str(path), kind, RUNTIME)  # type: ignore[arg-type]
+
+
+def test_input_that_the_network_refuses(networks: TinyNetworks, program: Path) -> None:
+    sign(program)
+    for network in (opened(networks.classifier), opened(program)):
+        with pytest.raises(VideoError, match="the classifier network refused a 1x5x16x16 input") as failed:
+            network(torch.zeros(1, 5, 16, 16))
+        assert failed.value.reason == "network_failed"
