@@ -54,6 +54,8 @@ def _decode(content: bytes) -> tuple[int, int, NDArray[np.uint8]]:
         raise ValueError("no PNG signature")
     chunks = _chunks(content)
     width, height, bits, colour, _, _, interlace = _HEADER.unpack(chunks[b"IHDR"])
+    if not width * height:
+        raise ValueError(f"{width} x {height} px")
     if (bits, colour, interlace) != (16, 2, 0):
         raise ValueError(f"{bits} bits, colour type {colour}, interlace {interlace}")
     raw = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, 1 + width * 6)

@@ -45,7 +45,7 @@ class SynthOptions:
         _require(self.videos + self.images > 0, "videos", self.videos, "1 or more, or some --images")
         _require(self.seed >= 0, "seed", self.seed, "0 or more")
         _require(1 <= self.fps <= 120, "fps", self.fps, "1 to 120 frames per second")
-        _require(self.seconds > 0, "seconds", self.seconds, "above 0 s")
+        _require(0 < self.seconds <= 3600, "seconds", self.seconds, "above 0 s, up to 3600 s")
         _require(self.workers >= 0, "workers", self.workers, "0 (one per core) or more processes")
 
     @property

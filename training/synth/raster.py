@@ -94,7 +94,7 @@ def flow_between(
     """
     h, w = size_hw
     front = front_of_pixels(placed, size_hw)
-    maps = [two.to_frame @ inverse(one.to_frame) for one, two in zip(placed, placed_to, strict=True)]
+    maps = [_motion(one.to_frame, two.to_frame) for one, two in zip(placed, placed_to, strict=True)]
     table = torch.from_numpy(np.stack(maps)[:, :2])
     y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
     steps = table[front.clamp_min(0)]  # [H,W,2,3]
@@ -104,6 +104,11 @@ def flow_between(
     visible = inside & (there == front) & (front >= 0)
     flow = target - torch.stack([x, y], 2)
     return flow.float().numpy(), visible.numpy()
+
+
+def _motion(before: Affine, after: Affine) -> Affine:
+    """Frame to frame; what rests does so exactly."""
+    return np.eye(3) if np.array_equal(before, after) else after @ inverse(before)
 
 
 def _boxes(placed: Sequence[Placed], size_hw: tuple[int, int]) -> list[Box | None]:
