@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,9 @@ def seed() -> int:
     """Every test starts from the same random state."""
     random.seed(42)
     np.random.seed(42)
-    if "torch" in globals_of_loaded_modules():
-        import torch
-
-        torch.manual_seed(42)
+    if "torch" in sys.modules:  # light tests need not import it
+        sys.modules["torch"].manual_seed(42)
     return 42
-
-
-def globals_of_loaded_modules() -> set[str]:
-    """Names of the top-level modules that are imported already."""
-    import sys
-
-    return {name.partition(".")[0] for name in sys.modules}
 
 
 @pytest.fixture(scope="session")

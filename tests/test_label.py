@@ -225,7 +225,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 @pytest.fixture
 def long_crawl(tmp_path: Path) -> Path:
-    return crawl(tmp_path / "long", *NAMES, frames=100)
+    return crawl(tmp_path / "long", *NAMES, frames=72)
 
 
 def committed(out: Path) -> int:
