@@ -72,6 +72,22 @@ def front_of_pixels(placed: Sequence[Placed], size_hw: tuple[int, int]) -> torch
     return front
 
 
+def labels_of_pixels(placed: Sequence[Placed], size_hw: tuple[int, int]) -> torch.Tensor:
+    """The label of the front-most sprite at each pixel centre, [H,W] uint8; looks only where there may be any."""
+    labels = torch.zeros(size_hw, dtype=torch.uint8)
+    labelled: Box | None = None  # around every labelled sprite so far
+    for one in placed:
+        box = None if one.shadow else _box(one, size_hw)
+        if box is not None and one.label:
+            labelled = box if labelled is None else _around(labelled, box)
+        elif box is not None:
+            box = None if labelled is None else _common(labelled, box)
+        if box is not None:
+            covered = _sample(one, box, alpha_only=True)[0] > 0.5
+            labels[box[1] : box[3], box[0] : box[2]].masked_fill_(covered, one.label)
+    return labels
+
+
 def front_of_points(placed: Sequence[Placed], points: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
     """The same at arbitrary frame points [N,2], [N] int64."""
     front = torch.full((len(points),), -1)
@@ -147,6 +163,19 @@ def _box(one: Placed, size_hw: tuple[int, int]) -> Box | None:
     return (left, top, right, bottom) if left < right and top < bottom else None
 
 
+def _around(first: Box, second: Box) -> Box:
+    """The smallest box that holds both."""
+    low, high = np.minimum(first, second).tolist(), np.maximum(first, second).tolist()
+    return low[0], low[1], high[2], high[3]
+
+
+def _common(first: Box, second: Box) -> Box | None:
+    """What both boxes hold."""
+    low, high = np.minimum(first, second).tolist(), np.maximum(first, second).tolist()
+    box = high[0], high[1], low[2], low[3]
+    return box if box[0] < box[2] and box[1] < box[3] else None
+
+
 def _in_box(points: torch.Tensor, box: Box) -> torch.Tensor:
     x, y = points[:, 0], points[:, 1]
     return ((x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])).nonzero()[:, 0]
@@ -156,25 +185,30 @@ def _normalised(one: Placed, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Frame points (broadcast against each other) to grid_sample's -1..1 on the sprite, [...,2] float32."""
     back = inverse(one.to_frame)
     scale_x, scale_y = 2 / one.sprite.size_wh[0], 2 / one.sprite.size_wh[1]
-    u = (x * back[0, 0] + back[0, 2]) * scale_x - 1 + y * (back[0, 1] * scale_x)
-    v = (x * back[1, 0] + back[1, 2]) * scale_y - 1 + y * (back[1, 1] * scale_y)
-    return torch.stack([u, v], -1).float()
+    grid = torch.empty(*np.broadcast_shapes(x.shape, y.shape), 2)
+    for axis, scale in enumerate((scale_x, scale_y)):
+        along_x = (x * back[axis, 0] + back[axis, 2]) * scale - 1
+        torch.add(along_x, y * (back[axis, 1] * scale), out=grid[..., axis])
+    return grid
 
 
 def _texture(one: Placed, grid: torch.Tensor, *, alpha_only: bool = False) -> torch.Tensor:
     level = one.sprite.levels[one.level]
     if one.sprite.endless:
-        grid = torch.stack([_folded(grid[..., 0]), grid[..., 1]], -1)
+        _fold(grid[..., 0])
     padding = "border" if one.sprite.endless else "zeros"
     channels = level[:, 3:4] if alpha_only else level
     sampled: torch.Tensor = F.grid_sample(channels, grid, "bilinear", padding, align_corners=False)
     return sampled
 
 
-def _folded(u: torch.Tensor) -> torch.Tensor:
-    """Normalised coordinates mirrored into -1..1: scenery goes on to the sides, its upper edge stays its edge."""
-    turned = (u + 1).remainder(4)
-    return torch.minimum(turned, 4 - turned) - 1
+def _fold(u: torch.Tensor) -> None:
+    """Mirror coordinates into -1..1, in place: scenery goes on to the sides, its upper edge stays its edge."""
+    u += 1
+    if not ((u >= 0) & (u <= 2)).all():
+        u.remainder_(4)
+        torch.minimum(u, 4 - u, out=u)
+    u -= 1
 
 
 def _sample(one: Placed, box: Box, *, alpha_only: bool = False) -> torch.Tensor:
@@ -189,12 +223,12 @@ def _shade(tile: torch.Tensor, one: Placed, light: Light) -> torch.Tensor:
     normal = tile[4:7] / tile[3].clamp_min(1e-3)
     linear = one.to_frame[:2, :2] / max(1e-6, mean_scale(one.to_frame))
     lx, ly = (linear.T @ np.asarray(light.direction[:2])).tolist()
-    facing = normal[0] * lx + normal[1] * ly + normal[2] * light.direction[2]
+    facing = (normal[0] * lx).add_(normal[1] * ly).add_(normal[2] * light.direction[2])
     ux, uy = (linear.T @ np.asarray([0.0, -1.0])).tolist()
-    above = 0.75 + 0.25 * (normal[0] * ux + normal[1] * uy)
-    direct = (0.35 + 0.65 * facing).clamp_min(0)
+    above = (normal[0] * ux).add_(normal[1] * uy).mul_(0.25).add_(0.75)
+    direct = (facing * 0.65).add_(0.35).clamp_min_(0)
     sun, sky = torch.tensor(light.sun)[:, None, None], torch.tensor(light.sky)[:, None, None]
-    colour: torch.Tensor = tile[:3] * (sun * direct + sky * above)
+    colour: torch.Tensor = (sun * direct).add_(sky * above).mul_(tile[:3])
     if one.sprite.gloss:
-        colour = colour + one.sprite.gloss * tile[3] * sun * facing.clamp_min(0).pow(18)
+        colour.add_((one.sprite.gloss * tile[3] * sun).mul_(facing.clamp_min_(0).pow_(18)))
     return colour

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from f2f.training.synth.affine import Affine, scaling, translation
 from f2f.training.synth.motion import Camera, Curve, Path
 from f2f.training.synth.puppet import Puppet
-from f2f.training.synth.raster import Light, Placed, flow_between, front_of_pixels, paint_frame
+from f2f.training.synth.raster import Light, Placed, flow_between, labels_of_pixels, paint_frame
 from f2f.training.synth.scenery import Layer
 from f2f.training.synth.sprites import Sprite
 
@@ -108,15 +108,11 @@ class Scene:
         """Picture and labels at a moment; fast motion is blurred over the shutter, labels are of the moment itself."""
         now = self.placed(t_seconds)
         light = self._exposed(t_seconds, now)
-        return Rendered(_develop(light, self.lens, t_seconds), self._labels(now))
+        return Rendered(_develop(light, self.lens, t_seconds), labels_of_pixels(now, self.size_hw).numpy())
 
     def labels(self, t_seconds: float) -> NDArray[np.uint8]:
         """The labels alone, [H,W] uint8."""
-        return self._labels(self.placed(t_seconds))
-
-    def _labels(self, now: list[Placed]) -> NDArray[np.uint8]:
-        table = torch.tensor([one.label for one in now] + [0], dtype=torch.uint8)
-        return table[front_of_pixels(now, self.size_hw)].numpy()
+        return labels_of_pixels(self.placed(t_seconds), self.size_hw).numpy()
 
     def _exposed(self, t_seconds: float, now: list[Placed]) -> torch.Tensor:
         open_to = self.placed(t_seconds + self.lens.shutter_seconds)
@@ -169,13 +165,13 @@ def _develop(light: torch.Tensor, lens: Lens, t_seconds: float) -> NDArray[np.ui
     """Linear light [3,H,W] to a picture [H,W,3]: exposure, display curve, grading, vignette, grain."""
     _, h, w = light.shape
     exposed = light * lens.exposure(t_seconds)
-    display = (exposed / (1 + 0.12 * exposed)).clamp_min(0).sqrt()
+    display = exposed.div_((exposed * 0.12).add_(1)).clamp_min_(0).sqrt_()
     graded = torch.from_numpy(lens.colours) @ display.reshape(3, -1)
-    graded = ((graded - 0.5) * lens.contrast + 0.5).reshape(3, h, w)
+    graded = graded.sub_(0.5).mul_(lens.contrast).add_(0.5).reshape(3, h, w)
     y, x = torch.linspace(-1, 1, h)[:, None], torch.linspace(-1, 1, w)
     graded *= 1 - lens.vignette * (x * x + y * y)
     if lens.noise:
         rng = np.random.default_rng([lens.seed, round(t_seconds * 1e6) & 0xFFFFFFFF])
-        graded += lens.noise * torch.from_numpy(rng.standard_normal((3, h, w), np.float32))
-    picture = (graded.clamp(0, 1) * 255).round().to(torch.uint8)
+        graded += torch.from_numpy(rng.standard_normal((3, h, w), np.float32)).mul_(lens.noise)
+    picture = graded.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
     return np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
