@@ -95,7 +95,7 @@ def test_flow_carries_the_second_picture_onto_the_first(seed: int) -> None:
     assert warped < 0.5 * still
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS[:4])
 def test_flow_carries_labels_onto_labels(seed: int) -> None:
     both = pair(seed, LARGE_HW)
     first, second = both.scene.labels(FROM_SECONDS), both.scene.labels(TO_SECONDS)
@@ -159,23 +159,21 @@ def test_what_comes_from_behind_something_is_not_visible() -> None:
 # ---- a class is told by a small part
 
 
-def body_px(name: str, seed: int, *, distinctive: bool) -> int:
-    """Pixels that a body covers, with or without its distinctive parts, in a pose of its gait."""
+def distinctive_share(name: str, seed: int) -> float:
+    """The part of a body's mask that its distinctive parts add, in a pose of its gait."""
     family = next(family for family, names in FAMILIES.items() if name in names)
     body = DRAW[family](np.random.default_rng([3, seed]), name)
     puppet, stand = draw_puppet(body, 110.0), translation(160, 200) @ scaling(110.0)
-    moved = zip(body.parts, puppet.sprites, puppet.pose(0.7 * seed, 0.3 * seed), strict=True)
-    parts = [
-        Placed(sprite, stand @ move @ sprite.to_body)
-        for part, sprite, move in moved
-        if distinctive or not part.distinctive
-    ]
-    return int((front_of_pixels(parts, (240, 320)) >= 0).sum())
+    moves = zip(puppet.sprites, puppet.pose(0.7 * seed, 0.3 * seed), strict=True)
+    whole = [Placed(sprite, stand @ move @ sprite.to_body) for sprite, move in moves]
+    rest = [one for one, part in zip(whole, body.parts, strict=True) if not part.distinctive]
+    whole_px, rest_px = (int((front_of_pixels(parts, (240, 320)) >= 0).sum()) for parts in (whole, rest))
+    return 1 - rest_px / whole_px
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_the_distinctive_part_is_small(name: str) -> None:
-    shares = [1 - body_px(name, seed, distinctive=False) / body_px(name, seed, distinctive=True) for seed in range(8)]
+    shares = [distinctive_share(name, seed) for seed in range(8)]
     # The fan of the peacock is the largest by far.
     low, high = (0.02, 0.26) if name == "peacock" else (0.02, 0.16)
     assert low < min(shares)
