@@ -16,7 +16,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from material import ImageArray, contents
 from PIL import Image
@@ -284,6 +284,7 @@ def test_queries_take_turns_and_names_are_unique() -> None:
     assert len({shot.seed for plan in plans for shot in plan.shots}) == sum(len(plan.shots) for plan in plans)
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**40),
     seconds=st.floats(0.05, 60),

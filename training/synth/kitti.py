@@ -20,7 +20,7 @@ def write_kitti_flow(path: Path, flow_xy_px: NDArray[np.float32], valid: NDArray
     """Write flow [H, W, 2] px and its validity [H, W]; flow beyond ±511.98 px is stored as not valid."""
     storable = valid & (np.abs(flow_xy_px) <= LIMIT_PX).all(-1)
     stored = np.zeros((*valid.shape, 3), ">u2")
-    stored[storable, :2] = np.round(flow_xy_px[storable] * 64 + 2**15)
+    stored[storable, :2] = np.round(flow_xy_px[storable] * 64) + 2**15
     stored[..., 2] = storable
     height, width = valid.shape
     rows = stored.reshape(height, -1).view(np.uint8)  # [H, W*6] big-endian bytes
