@@ -10,15 +10,17 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+
 from f2f.engine.errors import F2FError, UsageError
+from f2f.training.card import NetworkCard
 from f2f.training.checkpoint import save_network
 from f2f.training.classifier import CamClassifier
 from f2f.training.commands import export_classifier, export_flow
-from f2f.training.export import NetworkCard, check_onnx, export_network, relative_difference, trial_input
+from f2f.training.export import check_onnx, export_network, relative_difference, trial_input
 from f2f.training.options import ClassifierExport, FlowExport
 from f2f.training.pwcnet import FlowNetwork, PWCNet
-from onnx import TensorProto, helper
-from torch import Tensor, nn
 
 
 @pytest.fixture(scope="module")

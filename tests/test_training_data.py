@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor
+
 from f2f.engine.errors import UsageError
 from f2f.kernels.reference import warp_features
 from f2f.training import pairs
 from f2f.training.data import TrainingImages, read_tagged_images
 from f2f.training.evaluate import average_precision, evaluate_cams, evaluate_classifier, evaluate_flow
-from f2f.training.layers import draw_layers_pair
-from f2f.training.pairs import Pair, PairDataset, augment, fill_cache, layer_pairs, load_pair, save_pair
-from PIL import Image
-from torch import Tensor
+from f2f.training.layers import draw_layers_pair, layer_pairs
+from f2f.training.pairs import Pair, PairDataset, augment, fill_cache, load_pair, save_pair
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from f2f.engine.errors import UsageError
+from f2f.training.card import NetworkCard
 from f2f.training.classifier import CamClassifier
-from f2f.training.export import NetworkCard
 from f2f.training.imagenet import load_class_map, load_torchvision
 from f2f.training.options import ClassifierExport
 from f2f.training.pwcnet import FlowNetwork, PWCNet

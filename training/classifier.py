@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+PRIOR_LOGIT = -1.3
+"""where training starts: one image in five shows a class"""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -41,7 +43,7 @@ class CamClassifier(nn.Module):
     The last map *is* the CAM: its mean is the logit.
     """
 
-    def __init__(self, classes: Sequence[str], width: float = 1.0, dropout: float = 0.5) -> None:
+    def __init__(self, classes: Sequence[str], width: float = 1.0, dropout: float = 0.1) -> None:
         super().__init__()
         self.classes = tuple(classes)
         self.width = width
@@ -63,6 +65,16 @@ class CamClassifier(nn.Module):
             nn.Conv2d(c5, len(self.classes), 1),
         )
         self.apply(_initialise)
+        bias = self.to_classes.bias
+        assert bias is not None
+        nn.init.constant_(bias, PRIOR_LOGIT)
+
+    @property
+    def to_classes(self) -> nn.Conv2d:
+        """The last 1×1 convolution. Its mean over the image must grow large to say yes to a small part."""
+        last = self.head[-1]
+        assert isinstance(last, nn.Conv2d)
+        return last
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """[B,3,H,W] RGB 0..1 -> scores [B,C] in 0..1, cam [B,C,h,w] before any ReLU."""

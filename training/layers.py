@@ -5,6 +5,7 @@ Letters: H, W frame size; a layer has its own plane, in px around its middle. A 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from f2f.training.pairs import Pair
+from f2f.training.pairs import FRAME_HW, Pair
 
 Matrix = NDArray[np.float64]
 TEXTURE_PX = 256
@@ -33,6 +34,11 @@ class Layer:
     """[2048] distance of the outline from the middle by angle; None covers the frame"""
     to_frames: tuple[Matrix, Matrix]
     """3x3, layer plane -> first frame, second frame"""
+
+
+def layer_pairs(seed: tuple[int, ...], count: int) -> Iterator[Pair]:
+    """`count` pairs of moving textured layers."""
+    return (draw_layers_pair((*seed, number), FRAME_HW) for number in range(count))
 
 
 def draw_layers_pair(seed: tuple[int, ...], size_hw: tuple[int, int]) -> Pair:

@@ -7,8 +7,8 @@ its last checkpoint sees what it would have seen.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
-import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -21,12 +21,14 @@ from f2f.training.losses import (
     classifier_loss,
     fast_cost_volume,
     fast_warp_cost_volume,
+    matching_loss,
     multiscale_flow_loss,
 )
 from f2f.training.options import ClassifierTraining, FlowTraining
-from f2f.training.pwcnet import PWCNet
+from f2f.training.pwcnet import FLOW_UNIT_PX, PWCNet, standardise
 
 Sample = tuple[Tensor, Tensor]
+FASTER = 10.0
 
 
 class _Remaining(Sampler[int]):
@@ -69,16 +71,20 @@ class _Loop(LightningModule):
         super().__init__()
         self.network, self.options = network, options
 
+    def faster(self) -> list[nn.Parameter]:
+        """The parameters that learn at ten times the rate."""
+        return []
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Decay weights, not biases or normalisation."""
-        decayed = [value for value in self.network.parameters() if value.dim() > 1]
-        others = [value for value in self.network.parameters() if value.dim() <= 1]
-        groups = [
-            {"params": decayed, "weight_decay": self.options.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        optimiser = AdamW(groups, lr=self.options.learning_rate)
-        schedule = OneCycleLR(optimiser, self.options.learning_rate, total_steps=self.options.steps + 1, pct_start=0.1)
+        rate, decay = self.options.learning_rate, self.options.weight_decay
+        faster = {id(value) for value in self.faster()}
+        groups, rates = [], []
+        for value in self.network.parameters():
+            groups.append({"params": [value], "weight_decay": decay if value.dim() > 1 else 0.0})
+            rates.append(rate * FASTER if id(value) in faster else rate)
+        optimiser = AdamW(groups, lr=rate, betas=(0.9, 0.99))
+        schedule = OneCycleLR(optimiser, rates, total_steps=self.options.steps + 1, pct_start=0.1, cycle_momentum=False)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -87,6 +93,11 @@ class ClassifierLoop(_Loop):
 
     def __init__(self, network: CamClassifier, options: ClassifierTraining) -> None:
         super().__init__(network, options)
+        self.last = list(network.to_classes.parameters())
+
+    def faster(self) -> list[nn.Parameter]:
+        """The last convolution: its mean must grow large to say yes to a small part."""
+        return self.last
 
     def training_step(self, batch: Sample, batch_index: int) -> Tensor:
         """Images [B,3,h,w] and tags [B,C] -> loss."""
@@ -107,12 +118,13 @@ class FlowLoop(_Loop):
     def training_step(self, batch: Sample, batch_index: int) -> Tensor:
         """Frames [B,2,3,h,w] RGB and flow [B,3,h,w] -> loss."""
         frames, flow = batch
-        bgr = frames.flip(2)
-        flows = self.network(bgr[:, 0], bgr[:, 1])
-        loss = multiscale_flow_loss(flows, flow[:, :2], flow[:, 2:])
-        self.log("loss", loss, prog_bar=True)
-        with torch.no_grad():
-            self.log(
-                "epe", (flows[-1] * 20 - nn.functional.avg_pool2d(flow[:, :2], 4)).norm(dim=1).mean(), prog_bar=True
-            )
-        return loss
+        network = cast(PWCNet, self.network)
+        first, second = (network.pyramid(standardise(frames[:, place].flip(1))) for place in (0, 1))
+        flows = network.decode(first, second)
+        flow_loss = multiscale_flow_loss(flows, flow[:, :2], flow[:, 2:])
+        match_loss = matching_loss(first, second, flow[:, :2], flow[:, 2:])
+        true = nn.functional.avg_pool2d(flow[:, :2], 4)
+        error_px = (flows[-1].detach() * FLOW_UNIT_PX - true).norm(dim=1).mean()
+        self.log_dict({"flow_loss": flow_loss, "matching_loss": match_loss, "zero_epe_px": true.norm(dim=1).mean()})
+        self.log("epe_px", error_px, prog_bar=True)
+        return flow_loss + match_loss

@@ -13,6 +13,8 @@ from f2f.training.pwcnet import FLOW_UNIT_PX
 
 LEVEL_WEIGHTS = (0.32, 0.08, 0.02, 0.01, 0.005)
 """of levels 6..2 (Sun et al. 2018, §4.1)"""
+MATCHED_LEVELS = (2, 3, 4, 5)
+MATCHING_SHARPNESS = 10.0
 
 
 def classifier_loss(cam: Tensor, tags: Tensor) -> Tensor:
@@ -73,3 +75,29 @@ def _shifts(padded: Tensor, like: Tensor, reach: int) -> list[Tensor]:
     height, width = like.shape[-2:]
     side = range(2 * reach + 1)
     return [padded[:, :, y : y + height, x : x + width] for y in side for x in side]
+
+
+def matching_loss(features: list[Tensor], others: list[Tensor], target_px: Tensor, known: Tensor) -> Tensor:
+    """How badly the cost volumes of levels 2..5 point at the true displacement: cross-entropy over its 9×9 cells.
+
+    Features come to be worth matching within some hundred steps with it; without it the decoders sit at zero flow for
+    thousands. `features`, `others` are the pyramids of both frames, targets as in `multiscale_flow_loss`.
+    """
+    total = target_px.new_zeros(())
+    for level in MATCHED_LEVELS:
+        here, there = features[level - 1], others[level - 1]
+        size_hw = (here.shape[-2], here.shape[-1])
+        target = F.adaptive_avg_pool2d(target_px, size_hw) / 2**level  # [B,2,h,w] cells
+        usable = (F.adaptive_avg_pool2d(known, size_hw) > 0.99).squeeze(1) & (target.abs() <= 4).all(1)
+        log_shares = (MATCHING_SHARPNESS * fast_cost_volume(here, there)).log_softmax(1)
+        wanted = _bilinear_cells(target)
+        loss = -(wanted * log_shares).sum(1)
+        total = total + (loss * usable).sum() / usable.sum().clamp_min(1)
+    return total
+
+
+def _bilinear_cells(target: Tensor) -> Tensor:
+    """Bilinear weights [B,81,h,w] of displacements [B,2,h,w] on the 9×9 cells, x fastest."""
+    cells = torch.arange(-4, 5, device=target.device, dtype=target.dtype).view(1, 9, 1, 1)
+    x, y = ((1 - (target[:, axis, None] - cells).abs()).clamp_min(0) for axis in (0, 1))  # [B,9,h,w]
+    return (y.unsqueeze(2) * x.unsqueeze(1)).flatten(1, 2)

@@ -32,15 +32,15 @@ class ClassifierTraining:
     """folder of tagged images: JPEGImages/<id>.jpg, tags.csv (id,classes), ImageSets/Segmentation/{train,val}.txt"""
     out: Path
     """folder for checkpoints, logs and the trained network (network.pt)"""
-    steps: int = 3000
+    steps: int = 1500
     """optimiser steps"""
-    batch_size: int = 32
+    batch_size: int = 16
     """images per step"""
-    crop_height_px: int = 192
+    crop_height_px: int = 160
     """height of the training crop, pixels"""
-    crop_width_px: int = 320
+    crop_width_px: int = 272
     """width of the training crop, pixels"""
-    min_side_px: int = 160
+    min_side_px: int = 140
     """smallest short side that an image is resized to before the crop, pixels"""
     max_side_px: int = 240
     """largest short side that an image is resized to before the crop, pixels"""
@@ -48,9 +48,9 @@ class ClassifierTraining:
     """peak learning rate of the one-cycle schedule"""
     weight_decay: float = 1e-2
     """AdamW weight decay"""
-    width: float = 1.0
+    width: float = 0.75
     """channel multiplier of the network (1: 0.6 million parameters)"""
-    dropout: float = 0.5
+    dropout: float = 0.1
     """Dropout2d probability in the head, 0..1"""
     checkpoint_steps: int = 100
     """steps between checkpoints; an interrupted run goes on from the last one"""
@@ -84,9 +84,9 @@ class FlowTraining:
     """optimiser steps"""
     batch_size: int = 8
     """pairs per step"""
-    crop_height_px: int = 192
+    crop_height_px: int = 128
     """height of the training crop, pixels (a multiple of 64)"""
-    crop_width_px: int = 256
+    crop_width_px: int = 192
     """width of the training crop, pixels (a multiple of 64)"""
     learning_rate: float = 6e-4
     """peak learning rate of the one-cycle schedule"""

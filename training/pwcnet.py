@@ -54,6 +54,8 @@ class PWCNet(nn.Module):
         self._add_pyramid(_scaled(PYRAMID_CHANNELS, width))
         self._add_decoders(_scaled(PYRAMID_CHANNELS, width), _scaled(DENSE_CHANNELS, width))
         self.apply(_initialise)
+        for name in ("predict_flow6", "predict_flow5", "predict_flow4", "predict_flow3", "predict_flow2", "dc_conv7"):
+            self.get_parameter(f"{name}.weight").data *= 0.01  # training starts at zero flow, not at random flow
 
     def _add_pyramid(self, channels: tuple[int, ...]) -> None:
         before = 3
@@ -144,9 +146,10 @@ def _initialise(module: nn.Module) -> None:
 class FlowNetwork(nn.Module):
     """PWC-Net by the flow contract: RGB frames of any size in, flow between neighbours in px of that size out."""
 
-    def __init__(self, network: PWCNet) -> None:
+    def __init__(self, network: PWCNet, standardised: bool = True) -> None:
         super().__init__()
         self.network = network
+        self.standardised = standardised
 
     def forward(self, frames: Tensor) -> Tensor:
         """[B,K,3,H,W] RGB 0..1 -> [B,K-1,2,H,W]: flow k lives on the pixels of frame k+1 and points to frame k.
@@ -157,7 +160,7 @@ class FlowNetwork(nn.Module):
         grid_hw = (_round_up(height), _round_up(width))
         images = frames.reshape(batch * count, 3, height, width).flip(1)  # BGR, as the released weights expect
         images = F.interpolate(images, size=grid_hw, mode="bilinear", align_corners=False)
-        pyramid = self.network.pyramid(images)
+        pyramid = self.network.pyramid(standardise(images) if self.standardised else images)
         pair = torch.arange(batch * (count - 1), device=frames.device)
         earlier = pair + pair // (count - 1)  # its place among the B*K frames
         flow = self.network.decode(_pick(pyramid, earlier + 1), _pick(pyramid, earlier))[-1]  # [B*(K-1),2,H64/4,W64/4]
@@ -165,6 +168,15 @@ class FlowNetwork(nn.Module):
         x = flow[:, :1] * FLOW_UNIT_PX * width / grid_hw[1]
         y = flow[:, 1:] * FLOW_UNIT_PX * height / grid_hw[0]
         return torch.cat([x, y], 1).reshape(batch, count - 1, 2, height, width)
+
+
+def standardise(images: Tensor) -> Tensor:
+    """[B,3,H,W] -> each with mean 0 per channel and deviation about 1, so that brightness does not pass for texture.
+
+    The networks trained here expect it; the released weights do not.
+    """
+    centred = images - images.mean((2, 3), keepdim=True)
+    return centred / (centred.square().mean((1, 2, 3), keepdim=True).sqrt() + 0.05)
 
 
 def _pick(pyramid: list[Tensor], frames: Tensor) -> list[Tensor]:

@@ -19,8 +19,9 @@ from f2f.training.classifier import CamClassifier
 from f2f.training.data import TaggedImages, TrainingImages, read_image, read_tagged_images
 from f2f.training.evaluate import evaluate_classifier, evaluate_flow, flow_predictor
 from f2f.training.imagenet import load_weights
+from f2f.training.layers import layer_pairs
 from f2f.training.options import ClassifierTraining, FlowTraining
-from f2f.training.pairs import PairDataset, fill_cache, layer_pairs, load_pair, scene_pairs
+from f2f.training.pairs import PairDataset, fill_cache, load_pair, scene_pairs
 from f2f.training.pwcnet import FlowNetwork, PWCNet
 
 if TYPE_CHECKING:
