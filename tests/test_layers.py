@@ -62,10 +62,7 @@ def test_imports_run_one_way(name: str) -> None:
     [
         "kernels",
         "engine",
-        pytest.param(
-            "training",
-            marks=pytest.mark.xfail(strict=True, reason="export and checkpoint import each other (NetworkCard)"),
-        ),
+        "training",
     ],
 )
 def test_no_circles(layer: str) -> None:
