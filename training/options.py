@@ -24,6 +24,10 @@ def _positive(**values: float) -> None:
         require(value > 0, f"{name.replace('_', '-')} is {value}; accepted: a number above 0")
 
 
+def _check_stop(stop_at_step: int, steps: int) -> None:
+    require(0 <= stop_at_step <= steps, f"stop-at-step is {stop_at_step}; accepted: 0 (at the end) to {steps} (steps)")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassifierTraining:
     """Train a CAM classifier on tagged still images."""
@@ -34,6 +38,8 @@ class ClassifierTraining:
     """folder for checkpoints, logs and the trained network (network.pt)"""
     steps: int = 1500
     """optimiser steps"""
+    stop_at_step: int = 0
+    """stop after this step, though the schedule goes on to STEPS; running again goes on from there (0: at the end)"""
     batch_size: int = 16
     """images per step"""
     crop_height_px: int = 160
@@ -67,6 +73,7 @@ class ClassifierTraining:
         _positive(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate)
         _positive(crop_height_px=self.crop_height_px, crop_width_px=self.crop_width_px)
         _positive(width=self.width, min_side_px=self.min_side_px, checkpoint_steps=self.checkpoint_steps)
+        _check_stop(self.stop_at_step, self.steps)
         require(
             self.max_side_px >= self.min_side_px,
             f"max-side-px is {self.max_side_px}; accepted: at least min-side-px ({self.min_side_px})",
@@ -82,6 +89,8 @@ class FlowTraining:
     """folder for the pair cache, checkpoints, logs and the trained network (network.pt)"""
     steps: int = 3000
     """optimiser steps"""
+    stop_at_step: int = 0
+    """stop after this step, though the schedule goes on to STEPS; running again goes on from there (0: at the end)"""
     batch_size: int = 8
     """pairs per step"""
     crop_height_px: int = 128
@@ -120,6 +129,7 @@ class FlowTraining:
         for name, side in (("crop-height-px", self.crop_height_px), ("crop-width-px", self.crop_width_px)):
             require(side > 0 and side % 64 == 0, f"{name} is {side}; accepted: a multiple of 64")
         _positive(checkpoint_steps=self.checkpoint_steps)
+        _check_stop(self.stop_at_step, self.steps)
         share = self.layer_share
         require(0 <= share <= 1, f"layer-share is {share}; accepted: 0 (scenes only) to 1 (layers only)")
         require(self.scenes > 0 or share == 1, f"scenes is {self.scenes}; accepted: at least 1, or --layer-share 1")

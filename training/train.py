@@ -109,7 +109,7 @@ def _fit(loop: Any, samples: Samples, options: ClassifierTraining | FlowTraining
     trainer = Trainer(
         accelerator=options.accelerator,
         devices=1,
-        max_steps=options.steps,
+        max_steps=options.stop_at_step or options.steps,
         max_epochs=1,
         gradient_clip_val=20.0,
         logger=CSVLogger(options.out, name="logs", version=""),
