@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from f2f.engine.progress import print_summary, show_progress
 from f2f.engine.records import MaskRecord, VideoRecord, read_shards
 from f2f.engine.types import Frame, ImageArray, Window
 from f2f.kernels import compose_labels
-from f2f.training.synth import SynthOptions, synth
+from f2f.training.synth import CLASSES, SynthOptions, synth
 
 _HEADINGS = ("frame", "CAM of this frame alone", "union over K frames", "exact mask")
 
@@ -94,8 +95,13 @@ def _draw(labels: Path, truth: Path, run: LabelOptions, rows: int) -> Image.Imag
     activation = Activation(networks.classifier, run.cam.scales, networks.theta_f)
     samples = _choose(labels, truth, rows)
     pictures = [_row(labels, truth, sample, names, activation) for sample in samples]
-    captions = [f"{s.mask.query}: {PurePath(s.mask.video).name}, {s.mask.pts_seconds[-1]:.2f} s" for s in samples]
-    return contact_sheet(_HEADINGS, pictures, captions)
+    return contact_sheet(_HEADINGS, pictures, [_caption(sample.mask) for sample in samples])
+
+
+def _caption(mask: MaskRecord) -> str:
+    """Query, file and time, in the letters that the picture's font has."""
+    name = unicodedata.normalize("NFKD", PurePath(mask.video).name).encode("ascii", "ignore").decode()
+    return f"{mask.query}: {name}, {mask.pts_seconds[-1]:.2f} s"
 
 
 def _choose(labels: Path, truth: Path, rows: int) -> list[_Sample]:
@@ -124,7 +130,16 @@ def _row(
     assert path is not None, "samples have a truth"
     exact = Image.open(path).resize((frame.shape[1], frame.shape[0]), Image.Resampling.NEAREST)
     single = _single_frame_mask(frame, [names.index(name) for name in mask.classes], activation)
-    return frame, overlay(frame, single), overlay(frame, union), overlay(frame, np.asarray(exact))
+    recoloured = _run_labels(names)[np.asarray(exact)]
+    return frame, overlay(frame, single), overlay(frame, union), overlay(frame, recoloured)
+
+
+def _run_labels(names: Sequence[str]) -> ImageArray:
+    """Label of the exact masks -> label of the run's classes, uint8 [256], so that a class has one colour."""
+    table = np.zeros(256, np.uint8)
+    for place, name in enumerate(CLASSES):
+        table[place + 1] = names.index(name) + 1 if name in names else 0
+    return table
 
 
 def _single_frame_mask(frame: ImageArray, channels: Sequence[int], activation: Activation) -> ImageArray:
