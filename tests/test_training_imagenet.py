@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torchvision import models
+
 from f2f.engine.errors import UsageError
 from f2f.training.classifier import Normalise
 from f2f.training.imagenet import (
@@ -18,8 +21,6 @@ from f2f.training.imagenet import (
     load_weights,
     read_weights,
 )
-from safetensors.torch import save_file
-from torchvision import models
 
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v2", "shufflenet_v2_x0_5"])

@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+from test_training_data import write_tagged_images
+
 from f2f.engine.errors import UsageError
 from f2f.training import pairs
 from f2f.training.checkpoint import read_network
-from f2f.training.evaluate import flow_predictor, evaluate_flow
+from f2f.training.evaluate import evaluate_flow, flow_predictor
 from f2f.training.layers import draw_layers_pair
 from f2f.training.losses import multiscale_flow_loss
 from f2f.training.options import ClassifierTraining, FlowTraining
 from f2f.training.pairs import PairDataset
 from f2f.training.pwcnet import FlowNetwork, PWCNet
 from f2f.training.train import train_classifier, train_flow
-from test_training_data import write_tagged_images
 
 
 def _classifier_options(folder: Path, **changes: Any) -> ClassifierTraining:

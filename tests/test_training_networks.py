@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+
 from f2f.kernels import reference
 from f2f.training.classifier import CamClassifier
-from f2f.training.losses import fast_cost_volume, multiscale_flow_loss
+from f2f.training.losses import fast_cost_volume, matching_loss, multiscale_flow_loss
 from f2f.training.pwcnet import FlowNetwork, PWCNet
-from torch import Tensor
 
 
 def test_standard_pwcnet_has_the_released_parameter_count_and_names() -> None:
@@ -61,7 +62,7 @@ def test_flow_lives_on_the_later_frame_of_each_pair() -> None:
     network = PWCNet(0.1).eval()
     frames = torch.rand(1, 3, 3, 64, 128)
     with torch.inference_mode():
-        flow = FlowNetwork(network)(frames)
+        flow = FlowNetwork(network, standardised=False)(frames)
         bgr = frames[0].flip(1)
         for k in range(2):
             small = network(bgr[k + 1 : k + 2], bgr[k : k + 1])[-1] * 20
@@ -81,6 +82,31 @@ def test_flow_is_rescaled_to_px_of_the_input() -> None:
         flow = FlowNetwork(network)(torch.rand(1, 2, 3, 48, 96))
     torch.testing.assert_close(flow[0, 0, 0], torch.full((48, 96), 20 * 96 / 128))
     torch.testing.assert_close(flow[0, 0, 1], torch.full((48, 96), 20 * 48 / 64))
+
+
+def test_brightness_and_contrast_do_not_change_the_flow() -> None:
+    network = FlowNetwork(PWCNet(0.1)).eval()
+    frames = torch.rand(1, 2, 3, 64, 64)
+    with torch.inference_mode():
+        flow, changed = network(frames), network(0.5 * frames + 0.3)
+        assert (flow - changed).norm() < 0.3 * flow.norm()
+
+
+def test_matching_loss_is_least_where_the_features_match() -> None:
+    """Features moved by (8, -4) px: the matching loss prefers that flow to others."""
+    texture = torch.nn.functional.interpolate(torch.randn(1, 8, 32, 32), scale_factor=2.0)
+    features, others = [], []
+    for level in range(1, 7):
+        size = (64 >> level, 64 >> level)
+        features.append(torch.nn.functional.adaptive_avg_pool2d(texture, size))
+        others.append(torch.nn.functional.adaptive_avg_pool2d(texture.roll((-4, 8), (2, 3)), size))
+    known = torch.ones(1, 1, 64, 64)
+
+    def loss(x: float, y: float) -> float:
+        flow = torch.tensor([x, y]).view(1, 2, 1, 1).expand(1, 2, 64, 64)
+        return float(matching_loss(features, others, flow, known))
+
+    assert loss(8, -4) < 0.8 * min(loss(0, 0), loss(-8, 4), loss(8, 4), loss(4, -8))
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (5, 3), (9, 17)])

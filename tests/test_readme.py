@@ -1,0 +1,55 @@
+"""The README says what is so: its tables are the results, its files, commands and options exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from f2f.engine.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_tables_are_the_results() -> None:
+    script = ROOT / "benchmarks" / "tables.py"
+    check = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
+    assert check.returncode == 0, check.stdout + check.stderr
+
+
+def test_every_table_is_filled() -> None:
+    blocks = re.findall(r"<!-- table:(\w+) -->(.*?)<!-- end -->", README, re.DOTALL)
+    assert [name for name, _ in blocks] == ["window_frames_synthetic", "window_frames_real", "networks"]
+    assert all("| --- |" in body for _, body in blocks)
+
+
+@pytest.mark.parametrize("line", re.findall(r"^\.venv/bin/f2f (.+)$", README, re.MULTILINE))
+def test_commands_exist(line: str) -> None:
+    assert any(line.startswith(name) for name in COMMANDS), line
+
+
+@pytest.mark.parametrize("command", ["label", "export classifier", "synth", "train classifier", "train flow"])
+def test_options_exist(command: str) -> None:
+    lines = [line for line in re.findall(r"^\.venv/bin/f2f (.+)$", README, re.MULTILINE) if line.startswith(command)]
+    flags = {flag for line in lines for flag in re.findall(r"--[a-z-]+", line)}
+    program = Path(sys.executable).with_name("f2f")
+    shown = subprocess.run([program, *command.split(), "--help"], capture_output=True, text=True, check=False)
+    assert lines
+    assert {flag for flag in flags if flag not in shown.stdout} == set()
+
+
+def test_file_map_names_files_that_exist() -> None:
+    block = README.split("## File map, in data order")[1].split("```")[1]
+    names = re.findall(r"\b(\w+\.py)\b", block)
+    existing = {path.name for folder in ("engine", "kernels", "training") for path in (ROOT / folder).rglob("*.py")}
+    assert names
+    assert set(names) <= existing
+
+
+def test_pictures_exist() -> None:
+    for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
+        assert (ROOT / name).is_file(), name
