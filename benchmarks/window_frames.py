@@ -3,7 +3,7 @@
     python benchmarks/window_frames.py synthetic
     python benchmarks/window_frames.py real --videos DIR --truth DIR --classifier squeezenet.onnx
 
-`synthetic` renders a crawl of its own (48 videos) and labels it as it comes, with the bundled networks; `real` trusts
+`synthetic` renders a crawl of its own (36 videos) and labels it as it comes, with the bundled networks; `real` trusts
 the queries, takes 12 frames/s at 427 px and uses OpenCV's DIS flow. One window starts every 7 sampled frames,
 whatever K is. Writes benchmarks/results/window_frames_<world>.csv.
 """
@@ -75,7 +75,7 @@ def _synthetic(options: Options, folder: Path) -> tuple[LabelOptions, Path]:
     from f2f.training.synth import SynthOptions, synth
 
     crawl = folder / "crawl"
-    synth(SynthOptions(out=crawl, videos=48, images=0, seed=2019))
+    synth(SynthOptions(out=crawl, videos=36, images=0, seed=2019))
     source, cam = str(crawl / "manifest.csv"), CamOptions(theta_f=options.theta_f)
     run = LabelOptions(source=source, out=Path(), classifier=options.classifier, flow="demo", cam=cam)
     return run, crawl / "truth"
