@@ -252,10 +252,12 @@ def test_ctrl_c_and_go_on(
     arguments = ["label", str(long_crawl), "--out", str(out), *flags(networks, "--window-stride", "1", "--json")]
     process = start_f2f(*arguments)
     wait_for(lambda: committed(out) >= 1, process)
+    process.send_signal(signal.SIGSTOP)  # else a slow look at its status lets it end
     assert main(["status", str(out), "--json"]) == 0
     seen = json.loads(capsys.readouterr().out)
     assert (seen["ok"], seen["pending"]) in {(2, 4), (4, 2)}
     process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
     said = process.communicate()
     assert process.returncode == 130, said
     assert re.search("interrupted; [24] of 6 inputs are committed; run the same command again to go on", said[1])
