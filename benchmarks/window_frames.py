@@ -3,7 +3,7 @@
     python benchmarks/window_frames.py synthetic
     python benchmarks/window_frames.py real --videos DIR --truth DIR --classifier squeezenet.onnx
 
-`synthetic` renders a crawl of its own (36 videos) and labels it as it comes, with the bundled networks; `real` trusts
+`synthetic` renders the demo's crawl (18 videos) and labels it as it comes, with the bundled networks; `real` trusts
 the queries, takes 12 frames/s at 427 px and uses OpenCV's DIS flow. One window starts every 7 sampled frames,
 whatever K is. Writes benchmarks/results/window_frames_<world>.csv.
 """
@@ -42,6 +42,8 @@ class Options:
     """folder <query>/*.mp4 of real videos"""
     truth: Path | None = None
     """folder <video>/%05d.png of their masks"""
+    crawl: Path | None = None
+    """folder of the synthetic crawl where it is rendered already, as out/demo/crawl by `make demo`"""
     classifier: str = "demo"
     """network file, or demo"""
     theta_f: float | None = None
@@ -74,8 +76,9 @@ def _real(options: Options) -> tuple[LabelOptions, Path]:
 def _synthetic(options: Options, folder: Path) -> tuple[LabelOptions, Path]:
     from f2f.training.synth import SynthOptions, synth
 
-    crawl = folder / "crawl"
-    synth(SynthOptions(out=crawl, videos=36, images=0, seed=2019))
+    crawl = options.crawl or folder / "crawl"
+    if not (crawl / "manifest.csv").exists():
+        synth(SynthOptions(out=crawl, videos=18, images=0, seed=11))
     source, cam = str(crawl / "manifest.csv"), CamOptions(theta_f=options.theta_f)
     run = LabelOptions(source=source, out=Path(), classifier=options.classifier, flow="demo", cam=cam)
     return run, crawl / "truth"
