@@ -19,7 +19,7 @@ from f2f.training.layers import draw_layers_pair
 from f2f.training.losses import multiscale_flow_loss
 from f2f.training.options import ClassifierTraining, FlowTraining
 from f2f.training.pairs import PairDataset
-from f2f.training.pwcnet import FlowNetwork, PWCNet
+from f2f.training.pwcnet import FlowNetwork, PWCNet, standardise
 from f2f.training.train import train_classifier, train_flow
 
 
@@ -62,7 +62,7 @@ def test_flow_learns_a_pair() -> None:
     target = torch.from_numpy(pair.flow_xy_px).permute(2, 0, 1)[None]
     optimiser = torch.optim.Adam(network.parameters(), 2e-3)
     for _ in range(60):
-        loss = multiscale_flow_loss(network(*frames), target, torch.ones(1, 1, 64, 128))
+        loss = multiscale_flow_loss(network(*map(standardise, frames)), target, torch.ones(1, 1, 64, 128))
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
