@@ -24,7 +24,7 @@ OWN_DEFAULTS = {"tau": 0.9, "theta_f": 0.2}
 TORCHVISION_DEFAULTS = {"tau": 0.2, "theta_f": 0.4}
 """For summed softmax scores, measured with SqueezeNet on nine real videos at 6 frames/s. tau 0.2: 46 % of the frames
 pass for their query (0.5: 35 %, 0.9: 6 %), 21 % for another class (0.5: 8 %), and five videos have a run of 5 frames
-(0.3: four, 0.9: one). theta_f 0.4: the best masks of single frames; 0.2 covers half the background."""
+(0.3: four, 0.9: one). theta_f 0.4 is the value at which single frames' and unions' masks are compared in the README."""
 
 
 def save_network(path: Path, kind: Literal["classifier", "flow"], network: nn.Module, **facts: Any) -> None:
