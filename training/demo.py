@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -64,8 +65,8 @@ def demo(options: DemoOptions) -> int:
     console = Console()
     crawl, labels = options.out / "crawl", options.out / "labels"
     with _step(console, f"1/4 render {options.videos} videos of a synthetic web into {crawl}"):
-        if not (crawl / "manifest.csv").exists():
-            synth(SynthOptions(out=crawl, videos=options.videos, images=0, seed=options.seed))
+        if not crawl.exists():
+            _render(crawl, options)
     run = LabelOptions(source=str(crawl / "manifest.csv"), out=labels, classifier="demo", flow="demo")
     with _step(console, f"2/4 label them with the bundled networks into {labels}"), show_progress() as on_progress:
         summary = label(run, on_progress)
@@ -78,6 +79,14 @@ def demo(options: DemoOptions) -> int:
         _draw(labels, crawl / "truth", run, options.rows).save(sheet)
     console.print(f"masks:   {labels / 'voc' / 'SegmentationClass'}\npicture: {sheet}", soft_wrap=True)
     return summary.exit_code
+
+
+def _render(crawl: Path, options: DemoOptions) -> None:
+    """Render beside `crawl` and rename, so that an interrupted demo can be started again."""
+    unfinished = crawl.with_name("crawl.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    synth(SynthOptions(out=unfinished, videos=options.videos, images=0, seed=options.seed))
+    unfinished.rename(crawl)
 
 
 @contextmanager
