@@ -31,7 +31,7 @@ setup(
             sorted(str(path) for path in Path("csrc").glob("*.cpp")),
             include_dirs=["csrc"],
             depends=sorted(str(path) for path in Path("csrc").glob("*.h")),
-            cxx_std=17,
+            cxx_std=20,
             # No fused multiply-add: results must be the same bits as the reference.
             extra_compile_args=["-O3", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off"],
         )

@@ -44,6 +44,14 @@ inline void check_frame(const char* tensor, std::int64_t height, std::int64_t wi
                                     " (height, width); accepted: fewer than 2^30 pixels");
 }
 
+// Refuses taps outside 0..size-1.
+inline void check_taps(const char* tensor, const std::int32_t* taps, std::int64_t count, std::int64_t size) {
+    for (std::int64_t i = 0; i < count; ++i)
+        if (taps[i] < 0 || taps[i] >= size)
+            throw std::invalid_argument(std::string(tensor) + " has a tap at " + std::to_string(taps[i]) +
+                                        "; accepted: 0.." + std::to_string(size - 1));
+}
+
 inline void check_at_least_one(const char* name, std::int64_t value) {
     if (value < 1)
         throw std::invalid_argument(std::string(name) + " is " + std::to_string(value) + "; accepted: 1 or more");

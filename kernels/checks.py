@@ -83,8 +83,8 @@ def check_cams(cams: Sequence[Tensor], flips: Sequence[bool], classes: Tensor, s
 
 
 def check_class_range(classes: Tensor, limit: int, because: str) -> None:
-    """Refuse class numbers outside -1..limit-1; -1 means that the plane is not used."""
-    if classes.numel() == 0:
+    """Refuse class numbers outside -1..limit-1 (-1: the plane is not used); not on CUDA: reading them would wait."""
+    if classes.numel() == 0 or classes.is_cuda:
         return
     low, high = int(classes.min()), int(classes.max())
     if low < -1 or high >= limit:

@@ -1,16 +1,20 @@
-"""The public operators: one function per operator, whichever version of it runs.
+"""The public operators: one function and one `torch.library` operator each, whichever version of it runs.
 
-Each is defined, argument by argument, by the function of the same name in `f2f.kernels.reference`.
+Each is defined, argument by argument, by the function of the same name in `f2f.kernels.reference`; `dispatch` decides
+which version runs. All stay one node under `torch.compile` and `torch.export`, with dynamic shapes. Tensors need not be
+contiguous; wrong dtypes, shapes, devices and values raise ValueError. What depends on values (class numbers) is not
+checked on CUDA, where that would wait for the GPU: numbers out of range count as -1, none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from f2f.kernels import dispatch, native, reference
+from f2f.kernels import checks, dispatch, reference
 
 
 def activate_cams(
@@ -21,8 +25,9 @@ def activate_cams(
     `cams[i]` float32 [B, C, h_i, w_i] (pre-ReLU, mirrored where `flips[i]`), `classes` int64 [B, P] (-1 = none);
     bits int32 [B, ceil(P / 32), H, W], peaks float32 [B, P]. Defined by `reference.activate_cams`.
     """
-    dispatch.choose("activate_cams", classes.device.type)
-    return reference.activate_cams(cams, flips, classes, size_hw, theta)
+    height, width = size_hw
+    bits, peaks = _activate_cams(cams, flips, classes, height, width, theta)
+    return bits, peaks
 
 
 def warp_union(bits: Tensor, flow_xy_px: Tensor, *, return_steps: bool = False) -> Tensor:
@@ -31,20 +36,28 @@ def warp_union(bits: Tensor, flow_xy_px: Tensor, *, return_steps: bool = False) 
     `bits` int32 [B, K, N, H, W]; `flow_xy_px` float32 or float16 [B, K-1, 2, H, W], from frame k + 1 to frame k;
     `return_steps` gives every frame's union, [B, K, N, H, W]. Defined by `reference.warp_union`.
     """
-    united: Tensor = _warp_union_op(bits, flow_xy_px, return_steps)
+    united: Tensor = _warp_union(bits, flow_xy_px, return_steps)
     return united
 
 
 def cost_volume(f1: Tensor, f2: Tensor, max_displacement: int = 4) -> Tensor:
-    """PWC-Net's correlation, float [B, C, H, W] twice -> [B, (2d + 1)^2, H, W]; see `reference.cost_volume`."""
-    dispatch.choose("cost_volume", f1.device.type)
-    return reference.cost_volume(f1, f2, max_displacement)
+    """PWC-Net's correlation, float [B, C, H, W] twice -> [B, (2d + 1)^2, H, W], differentiable once.
+
+    Sums in float32 (float64 for float64). A TorchScript trace, as the ONNX export makes one, holds the definition's
+    plain operators instead. Defined by `reference.cost_volume`.
+    """
+    if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]  # torch leaves it untyped
+        return reference.cost_volume(f1, f2, max_displacement)
+    costs: Tensor = _cost_volume(f1, f2, max_displacement)
+    return costs
 
 
 def warp_cost_volume(f1: Tensor, f2: Tensor, flow_xy_px: Tensor, max_displacement: int = 4) -> Tensor:
     """`cost_volume` with f2 sampled at p + flow, float [B, 2, H, W] in px; see `reference.warp_cost_volume`."""
-    dispatch.choose("warp_cost_volume", f1.device.type)
-    return reference.warp_cost_volume(f1, f2, flow_xy_px, max_displacement)
+    if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]  # torch leaves it untyped
+        return reference.warp_cost_volume(f1, f2, flow_xy_px, max_displacement)
+    costs: Tensor = _warp_cost_volume(f1, f2, flow_xy_px, max_displacement)
+    return costs
 
 
 def compose_labels(bits: Tensor, classes: Tensor, saliency: Tensor | None, theta_b: float) -> Tensor:
@@ -53,8 +66,8 @@ def compose_labels(bits: Tensor, classes: Tensor, saliency: Tensor | None, theta
     `bits` int32 [B, N, H, W], `classes` int64 [B, P], `saliency` float32 [B, 1, H, W] in 0..1 or None. Defined by
     `reference.compose_labels`.
     """
-    dispatch.choose("compose_labels", bits.device.type)
-    return reference.compose_labels(bits, classes, saliency, theta_b)
+    labels: Tensor = _compose_labels(bits, classes, saliency, theta_b)
+    return labels
 
 
 def minimum_barrier(channels: Tensor, passes: int = 3) -> Tensor:
@@ -62,20 +75,137 @@ def minimum_barrier(channels: Tensor, passes: int = 3) -> Tensor:
 
     Defined by `reference.minimum_barrier`.
     """
-    if dispatch.choose("minimum_barrier", channels.device.type) == dispatch.CPP:
-        return native.minimum_barrier(channels, passes)
-    return reference.minimum_barrier(channels, passes)
+    distance: Tensor = _minimum_barrier(channels, passes)
+    return distance
+
+
+def _version(operator: str, tensor: Tensor, suffix: str = "") -> Callable[..., Any]:
+    return dispatch.implementation(operator, tensor.device.type, suffix)
+
+
+@torch.library.custom_op("f2f::activate_cams", mutates_args=())
+def _activate_cams(
+    cams: Sequence[Tensor], flips: Sequence[bool], classes: Tensor, height: int, width: int, theta: float
+) -> tuple[Tensor, Tensor]:
+    bits, peaks = _version("activate_cams", classes)(cams, flips, classes, (height, width), theta)
+    return bits, peaks
+
+
+@_activate_cams.register_fake
+def _activate_cams_shape(
+    cams: Sequence[Tensor], flips: Sequence[bool], classes: Tensor, height: int, width: int, theta: float
+) -> tuple[Tensor, Tensor]:
+    del cams, flips, theta
+    images, planes = classes.shape
+    bits = classes.new_empty((images, checks.words_for(planes), height, width), dtype=torch.int32)
+    return bits, classes.new_empty((images, planes), dtype=torch.float32)
 
 
 @torch.library.custom_op("f2f::warp_union", mutates_args=())
-def _warp_union_op(bits: Tensor, flow_xy_px: Tensor, return_steps: bool) -> Tensor:
-    if dispatch.choose("warp_union", bits.device.type) == dispatch.CPP:
-        return native.warp_union(bits, flow_xy_px, return_steps=return_steps)
-    return reference.warp_union(bits, flow_xy_px, return_steps=return_steps)
+def _warp_union(bits: Tensor, flow_xy_px: Tensor, return_steps: bool) -> Tensor:
+    united: Tensor = _version("warp_union", bits)(bits, flow_xy_px, return_steps=return_steps)
+    return united
 
 
-@_warp_union_op.register_fake
+@_warp_union.register_fake
 def _warp_union_shape(bits: Tensor, flow_xy_px: Tensor, return_steps: bool) -> Tensor:
     del flow_xy_px
     batch, _, words, height, width = bits.shape
     return bits.new_empty(bits.shape if return_steps else (batch, words, height, width))
+
+
+@torch.library.custom_op("f2f::cost_volume", mutates_args=())
+def _cost_volume(f1: Tensor, f2: Tensor, max_displacement: int) -> Tensor:
+    costs: Tensor = _version("cost_volume", f1)(f1, f2, max_displacement)
+    return costs
+
+
+@_cost_volume.register_fake
+def _cost_volume_shape(f1: Tensor, f2: Tensor, max_displacement: int) -> Tensor:
+    del f2
+    return f1.new_empty((f1.shape[0], (2 * max_displacement + 1) ** 2, *f1.shape[2:]))
+
+
+@torch.library.custom_op("f2f::cost_volume_backward", mutates_args=())
+def _cost_volume_backward(gradient: Tensor, f1: Tensor, f2: Tensor, max_displacement: int) -> tuple[Tensor, Tensor]:
+    to_f1, to_f2 = _version("cost_volume", f1, "_backward")(gradient, f1, f2, max_displacement)
+    return to_f1, to_f2
+
+
+@_cost_volume_backward.register_fake
+def _cost_volume_backward_shape(
+    gradient: Tensor, f1: Tensor, f2: Tensor, max_displacement: int
+) -> tuple[Tensor, Tensor]:
+    del gradient, max_displacement
+    return f1.new_empty(f1.shape), f2.new_empty(f2.shape)
+
+
+@torch.library.custom_op("f2f::warp_cost_volume", mutates_args=())
+def _warp_cost_volume(f1: Tensor, f2: Tensor, flow_xy_px: Tensor, max_displacement: int) -> Tensor:
+    costs: Tensor = _version("warp_cost_volume", f1)(f1, f2, flow_xy_px, max_displacement)
+    return costs
+
+
+@_warp_cost_volume.register_fake
+def _warp_cost_volume_shape(f1: Tensor, f2: Tensor, flow_xy_px: Tensor, max_displacement: int) -> Tensor:
+    del f2, flow_xy_px
+    return f1.new_empty((f1.shape[0], (2 * max_displacement + 1) ** 2, *f1.shape[2:]))
+
+
+@torch.library.custom_op("f2f::warp_cost_volume_backward", mutates_args=())
+def _warp_cost_volume_backward(
+    gradient: Tensor, f1: Tensor, f2: Tensor, flow_xy_px: Tensor, max_displacement: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    run = _version("warp_cost_volume", f1, "_backward")
+    to_f1, to_f2, to_flow = run(gradient, f1, f2, flow_xy_px, max_displacement)
+    return to_f1, to_f2, to_flow
+
+
+@_warp_cost_volume_backward.register_fake
+def _warp_cost_volume_backward_shape(
+    gradient: Tensor, f1: Tensor, f2: Tensor, flow_xy_px: Tensor, max_displacement: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    del gradient, max_displacement
+    return f1.new_empty(f1.shape), f2.new_empty(f2.shape), flow_xy_px.new_empty(flow_xy_px.shape)
+
+
+@torch.library.custom_op("f2f::compose_labels", mutates_args=())
+def _compose_labels(bits: Tensor, classes: Tensor, saliency: Tensor | None, theta_b: float) -> Tensor:
+    labels: Tensor = _version("compose_labels", bits)(bits, classes, saliency, theta_b)
+    return labels
+
+
+@_compose_labels.register_fake
+def _compose_labels_shape(bits: Tensor, classes: Tensor, saliency: Tensor | None, theta_b: float) -> Tensor:
+    del classes, saliency, theta_b
+    return bits.new_empty((bits.shape[0], *bits.shape[2:]), dtype=torch.uint8)
+
+
+@torch.library.custom_op("f2f::minimum_barrier", mutates_args=())
+def _minimum_barrier(channels: Tensor, passes: int) -> Tensor:
+    distance: Tensor = _version("minimum_barrier", channels)(channels, passes)
+    return distance
+
+
+@_minimum_barrier.register_fake
+def _minimum_barrier_shape(channels: Tensor, passes: int) -> Tensor:
+    del passes
+    return channels.new_empty((channels.shape[0], *channels.shape[2:]))
+
+
+def _remember_inputs(context: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    del output
+    *tensors, context.max_displacement = inputs
+    context.save_for_backward(*tensors)
+
+
+def _cost_volume_gradients(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    return *_cost_volume_backward(gradient, *context.saved_tensors, context.max_displacement), None
+
+
+def _warp_cost_volume_gradients(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    return *_warp_cost_volume_backward(gradient, *context.saved_tensors, context.max_displacement), None
+
+
+_cost_volume.register_autograd(_cost_volume_gradients, setup_context=_remember_inputs)
+_warp_cost_volume.register_autograd(_warp_cost_volume_gradients, setup_context=_remember_inputs)

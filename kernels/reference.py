@@ -10,8 +10,9 @@ H, W frame size, h, w CAM size. Sizes are (height, width); flow is (x, y) in px.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -206,6 +207,22 @@ def cost_volume(f1: Tensor, f2: Tensor, max_displacement: int = 4) -> Tensor:
     return torch.cat(costs, dim=1)
 
 
+def cost_volume_backward(gradient: Tensor, f1: Tensor, f2: Tensor, max_displacement: int) -> tuple[Tensor, Tensor]:
+    """The gradients of `cost_volume` by f1 and f2, given that by its result, [B, (2d + 1)^2, H, W]."""
+    to_f1, to_f2 = _gradients(cost_volume, gradient, f1, f2, max_displacement)
+    return to_f1, to_f2
+
+
+def _gradients(
+    function: Callable[..., Tensor], gradient: Tensor, *inputs: Any
+) -> tuple[Tensor, ...]:
+    """Gradients by the tensors among the inputs, from autograd."""
+    with torch.enable_grad():
+        given = [value.detach().requires_grad_() if isinstance(value, Tensor) else value for value in inputs]
+        wanted = [value for value in given if isinstance(value, Tensor)]
+        return torch.autograd.grad(function(*given), wanted, gradient)
+
+
 def warp_cost_volume(f1: Tensor, f2: Tensor, flow_xy_px: Tensor, max_displacement: int = 4) -> Tensor:
     """`cost_volume` of f1 and f2 sampled at p + flow: PWC-Net's warping layer and correlation in one.
 
@@ -215,6 +232,14 @@ def warp_cost_volume(f1: Tensor, f2: Tensor, flow_xy_px: Tensor, max_displacemen
     """
     checks.check_features(f1, f2, max_displacement, flow_xy_px)
     return cost_volume(f1, warp_features(f2, flow_xy_px), max_displacement)
+
+
+def warp_cost_volume_backward(
+    gradient: Tensor, f1: Tensor, f2: Tensor, flow_xy_px: Tensor, max_displacement: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `warp_cost_volume` by f1, f2 and the flow, given that by its result."""
+    to_f1, to_f2, to_flow = _gradients(warp_cost_volume, gradient, f1, f2, flow_xy_px, max_displacement)
+    return to_f1, to_f2, to_flow
 
 
 def warp_features(features: Tensor, flow_xy_px: Tensor) -> Tensor:

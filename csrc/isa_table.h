@@ -1,0 +1,20 @@
+// The table of one instruction set. Defines F2F_ISA::table; no include guard: see lanes.h.
+#include "lanes.h"
+#include "rows_cams.h"
+#include "rows_costs.h"
+#include "rows_labels.h"
+#include "rows_warp.h"
+
+#define F2F_TEXT_OF(name) #name
+#define F2F_TEXT(name) F2F_TEXT_OF(name)
+
+namespace f2f::F2F_ISA {
+
+extern const Rows table;
+const Rows table = {
+    F2F_TEXT(F2F_ISA), kCamBlock,   kCostRows,      kLanes<float>, warp,          cam_columns,        cam_peak,
+    cam_bits,          any_bits,    count_bit,      labels, sample<float>, sample<double>, costs<float>,  costs<double>,      gradient<float>,
+    gradient<double>,
+};
+
+}  // namespace f2f::F2F_ISA

@@ -1,0 +1,88 @@
+// The inner loops, which exist once per instruction set: a table of functions that each work on one row of pixels.
+// The same source (rows.inc) is compiled for every set; which table is used is decided once, in isa.cpp.
+#pragma once
+
+#include <cstdint>
+
+namespace f2f {
+
+// One step of the warp-and-union for one row. Planes of a frame are dense, `plane` = height * width words apart.
+struct WarpRow {
+    const std::int32_t* carried;  // [words, height, width], the frame before
+    const std::int32_t* fresh;    // [words, ·, width] from this row on
+    const float* flow_x;          // [width], px
+    const float* flow_y;
+    std::int32_t* united;  // [words, ·, width] from this row on
+    std::int32_t y, height, width, words;
+    std::int64_t plane;
+};
+
+// One CAM between two of its rows, both already as wide as the frame (and padded with zeros to a whole block).
+struct CamRows {
+    const float* low;
+    const float* high;
+    float low_weight, high_weight;
+};
+
+// A plane in the order of its claim: where its bit is, and the label it gives.
+struct Claim {
+    std::int32_t word, bit, label;
+};
+
+// One pixel row against its neighbourhood. Rows are padded with zeros: f1 [channels, f1_stride] and
+// f2 [2 * reach + 1 + ·, channels, f2_stride], whose column x + reach is pixel x.
+template <typename T>
+struct CostRows {
+    const T* f1;  // of the first of `rows` pixel rows
+    const T* f2;  // of the row `reach` above it
+    T* costs;     // [(2 * reach + 1)^2, height, width] from the first row on
+    std::int64_t channels, f1_stride, f2_stride, width, plane;
+    int reach, rows;
+};
+
+// The gradient of one row: to[c, x] = scale * sum over k of gradient[k, x] * features[row of k, c, x + column of k].
+template <typename T>
+struct GradientRow {
+    const T* gradient;  // [(2 * reach + 1)^2, gradient_stride]
+    const T* features;  // [2 * reach + 1, channels, features_stride], column x + reach is pixel x
+    T* to;              // [channels, ·, width] from this row on
+    std::int64_t channels, gradient_stride, features_stride, width, plane;
+    T scale;
+    int reach;
+};
+
+// Where each pixel of a row samples a plane: four taps, and their weights (0 for a tap outside the frame).
+template <typename T>
+struct SampleRow {
+    const std::int32_t* at[4];  // offsets in the plane
+    const T* weight[4];
+    std::int64_t width;
+};
+
+struct Rows {
+    const char* name;
+    int cam_block;   // floats; CamRows are padded to a multiple of it
+    int cost_rows;   // how many pixel rows a CostRows may hold
+    int cost_block;  // values; CostRows and GradientRows are padded to a multiple of it
+    void (*warp)(const WarpRow&);
+    void (*cam_columns)(const float* row, const std::int32_t* low, const std::int32_t* high, const float* low_weight,
+                        const float* high_weight, std::int64_t width, float* wide);
+    float (*cam_peak)(const CamRows* maps, int count, std::int64_t width);
+    void (*cam_bits)(const CamRows* maps, int count, std::int64_t width, float threshold, std::int32_t bit,
+                     std::int32_t* words);
+    std::int32_t (*any_bits)(const std::int32_t* words, std::int64_t count);
+    std::int64_t (*count_bit)(const std::int32_t* words, std::int64_t count, std::int32_t bit);
+    void (*labels)(const std::int32_t* words, std::int64_t plane, const Claim* claims, int count,
+                   const float* saliency, float theta_b, std::int64_t pixels, std::uint8_t* labels);
+    void (*sample_f32)(const SampleRow<float>&, const float* plane, float* sampled);
+    void (*sample_f64)(const SampleRow<double>&, const double* plane, double* sampled);
+    void (*costs_f32)(const CostRows<float>&);
+    void (*costs_f64)(const CostRows<double>&);
+    void (*gradient_f32)(const GradientRow<float>&);
+    void (*gradient_f64)(const GradientRow<double>&);
+};
+
+// The table in use: the best one of this machine, or the one that was asked for.
+const Rows& rows();
+
+}  // namespace f2f

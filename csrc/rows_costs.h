@@ -1,0 +1,111 @@
+// Rows of the cost volume and of its gradient. Sums over channels run in another order than the reference's, and fuse
+// multiply and add where the machine can. No include guard: see lanes.h.
+
+namespace f2f::F2F_ISA {
+namespace {
+
+constexpr int kCostRows = F2F_VECTOR_BYTES == 64 ? 3 : 1;  // pixel rows that share a load of f2: 27 sums of 32 registers
+constexpr int kShifts = 9;                                 // columns of the neighbourhood worked on together
+constexpr int kChannels = F2F_VECTOR_BYTES == 64 ? 16 : 8; // gradients of channels that share a load of the gradient
+
+template <typename T>
+F2F_INLINE T sample_pixel(const SampleRow<T>& row, const T* plane, std::int64_t x) {
+    T sum = 0;
+    for (int tap = 0; tap < 4; ++tap) sum += plane[row.at[tap][x]] * row.weight[tap][x];
+    return sum;
+}
+
+template <typename T>
+void sample(const SampleRow<T>& row, const T* plane, T* sampled) {
+    std::int64_t x = 0;
+    if constexpr (sizeof(T) == sizeof(float))
+        for (; x + kLanes<float> <= row.width; x += kLanes<float>) {
+            Floats sum = {};
+            for (int tap = 0; tap < 4; ++tap)
+                sum += gather(plane, load(row.at[tap] + x)) * load(row.weight[tap] + x);
+            store<float>(sampled + x, sum);
+        }
+    for (; x < row.width; ++x) sampled[x] = sample_pixel(row, plane, x);
+}
+
+// `Used` neighbouring pixel rows against one row of f2, `Shifts` columns of it, for one vector of pixels.
+template <typename T, int Used, int Shifts>
+F2F_INLINE void cost_sums(const CostRows<T>& rows, const T* f1, const T* f2, Vector<T> (&sums)[Used][Shifts]) {
+    const std::int64_t f1_row = rows.channels * rows.f1_stride;
+    for (std::int64_t c = 0; c < rows.channels; ++c, f1 += rows.f1_stride, f2 += rows.f2_stride) {
+        Vector<T> here[Used];
+        for (int row = 0; row < Used; ++row) here[row] = load(f1 + row * f1_row);
+        for (int shift = 0; shift < Shifts; ++shift) {
+            const Vector<T> there = load(f2 + shift);
+            for (int row = 0; row < Used; ++row) sums[row][shift] = multiply_add(here[row], there, sums[row][shift]);
+        }
+    }
+}
+
+// Pixel rows first .. first + Used - 1 against row `line` of f2 (counted from the one `reach` above pixel row 0).
+template <typename T, int Used, int Shifts>
+void cost_block(const CostRows<T>& rows, int first, int line, int shift_from, std::int64_t x) {
+    Vector<T> sums[Used][Shifts] = {};
+    cost_sums<T, Used, Shifts>(rows, rows.f1 + first * rows.channels * rows.f1_stride + x,
+                               rows.f2 + line * rows.channels * rows.f2_stride + x + shift_from, sums);
+    const int side = 2 * rows.reach + 1;
+    const Vector<T> share = splat(T(1) / static_cast<T>(rows.channels));
+    const std::int64_t pixels = rows.width - x < kLanes<T> ? rows.width - x : kLanes<T>;
+    for (int row = 0; row < Used; ++row) {
+        const int plane = (line - first - row) * side + shift_from;
+        T* to = rows.costs + plane * rows.plane + (first + row) * rows.width + x;
+        for (int shift = 0; shift < Shifts; ++shift)
+            store_first<T>(to + shift * rows.plane, sums[row][shift] * share, pixels);
+    }
+}
+
+template <typename T, int Shifts>
+void cost_line(const CostRows<T>& rows, int line, int shift_from, std::int64_t x) {
+    const int first = line - 2 * rows.reach > 0 ? line - 2 * rows.reach : 0;
+    const int last = line < rows.rows - 1 ? line : rows.rows - 1;
+    switch (last - first) {
+        case 0: return cost_block<T, 1, Shifts>(rows, first, line, shift_from, x);
+        case 1: return cost_block<T, (kCostRows > 1 ? 2 : 1), Shifts>(rows, first, line, shift_from, x);
+        default: return cost_block<T, kCostRows, Shifts>(rows, first, line, shift_from, x);
+    }
+}
+
+template <typename T>
+void costs(const CostRows<T>& rows) {
+    const int side = 2 * rows.reach + 1;
+    for (std::int64_t x = 0; x < rows.width; x += kLanes<T>)
+        for (int line = 0; line < rows.rows + 2 * rows.reach; ++line) {
+            int shift = 0;
+            for (; shift + kShifts <= side; shift += kShifts) cost_line<T, kShifts>(rows, line, shift, x);
+            for (; shift < side; ++shift) cost_line<T, 1>(rows, line, shift, x);
+        }
+}
+
+template <typename T, int Used>
+F2F_INLINE void gradient_block(const GradientRow<T>& row, std::int64_t channel, std::int64_t x) {
+    const int side = 2 * row.reach + 1;
+    Vector<T> sums[Used] = {};
+    for (int dy = 0; dy < side; ++dy) {
+        const T* features = row.features + (dy * row.channels + channel) * row.features_stride + x;
+        for (int dx = 0; dx < side; ++dx) {
+            const Vector<T> gradient = load(row.gradient + (dy * side + dx) * row.gradient_stride + x);
+            for (int c = 0; c < Used; ++c)
+                sums[c] = multiply_add(gradient, load(features + c * row.features_stride + dx), sums[c]);
+        }
+    }
+    const std::int64_t pixels = row.width - x < kLanes<T> ? row.width - x : kLanes<T>;
+    for (int c = 0; c < Used; ++c)
+        store_first<T>(row.to + (channel + c) * row.plane + x, sums[c] * row.scale, pixels);
+}
+
+template <typename T>
+void gradient(const GradientRow<T>& row) {
+    for (std::int64_t x = 0; x < row.width; x += kLanes<T>) {
+        std::int64_t channel = 0;
+        for (; channel + kChannels <= row.channels; channel += kChannels) gradient_block<T, kChannels>(row, channel, x);
+        for (; channel < row.channels; ++channel) gradient_block<T, 1>(row, channel, x);
+    }
+}
+
+}  // namespace
+}  // namespace f2f::F2F_ISA
