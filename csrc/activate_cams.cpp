@@ -1,13 +1,14 @@
 // Class activation maps of all scales and flips, made as wide and high as the frame row by row: first for the peaks,
 // then, where a row can hold anything above the threshold, for the bits. No full-size map of floats ever exists.
+#include <algorithm>
 #include <cstring>
-#include <memory>
 #include <vector>
 
 #include "check.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "rows.h"
+#include "scratch.h"
 
 namespace f2f {
 namespace {
@@ -24,12 +25,22 @@ struct Job {
     }
 };
 
+std::int64_t widest(const Job& job) {
+    std::int64_t width = 0;
+    for (const Cam& cam : job.cams) width = std::max(width, cam.width);
+    return width;
+}
+
 // One class of one image: its CAMs, each with the two rows that the current pixel row lies between.
 class ClassRows {
-   public:
+  public:
     explicit ClassRows(const Job& job)
-        : job_(job), stride_(job.padded_width()), wide_(job.cams.size() * 2 * stride_, 0.0f),
-          held_(job.cams.size() * 2, -1), maps_(job.cams.size()) {}
+        : job_(job),
+          stride_(job.padded_width()),
+          wide_(make_zeros<float>(job.cams.size() * 2 * stride_)),
+          narrow_(make_zeros<float>(widest(job) + rows().cam_block)),
+          held_(job.cams.size() * 2, -1),
+          maps_(job.cams.size()) {}
 
     void start(std::int64_t image, std::int64_t channel) {
         image_ = image;
@@ -46,16 +57,17 @@ class ClassRows {
         return maps_.data();
     }
 
-   private:
+  private:
     // Row `row` of a CAM, as wide as the frame. Even and odd rows have a place each: neighbours never evict each other.
     const float* row_of(std::size_t map, std::int32_t row) {
         const std::size_t place = map * 2 + row % 2;
-        float* wide = wide_.data() + place * stride_;
+        float* wide = wide_.get() + place * stride_;
         if (held_[place] != row) {
             const Cam& cam = job_.cams[map];
             const float* values = cam.values + ((image_ * job_.channels + channel_) * cam.height + row) * cam.width;
+            std::copy_n(values, cam.width, narrow_.get());
             const Axis& axis = cam.horizontal;
-            rows().cam_columns(values, axis.low, axis.high, axis.low_weight, axis.high_weight, job_.width, wide);
+            rows().cam_columns(narrow_.get(), axis.low, axis.high, axis.low_weight, axis.high_weight, job_.width, wide);
             held_[place] = row;
         }
         return wide;
@@ -63,7 +75,7 @@ class ClassRows {
 
     const Job& job_;
     std::int64_t stride_, image_ = 0, channel_ = 0;
-    std::vector<float> wide_;
+    Scratch<float> wide_, narrow_;  // narrow_: one row as it is, with room behind it
     std::vector<std::int32_t> held_;
     std::vector<CamRows> maps_;
 };
@@ -91,8 +103,7 @@ void find_row_peaks(const Job& job, const Band& band, float* row_peaks) {
         float* peaks = row_peaks + (band.image * job.planes + plane) * job.height;
         maps.start(band.image, channel);
         for (std::int64_t y = band.first; y < band.end; ++y)
-            peaks[y] = channel < 0 ? 0.0f
-                                   : rows().cam_peak(maps.at(y), static_cast<int>(job.cams.size()), job.width);
+            peaks[y] = channel < 0 ? 0.0f : rows().cam_peak(maps.at(y), static_cast<int>(job.cams.size()), job.width);
     }
 }
 
@@ -151,8 +162,9 @@ void activate_cams(const std::vector<Cam>& cams, const std::int64_t* classes, fl
                    std::int64_t width, int threads) {
     const Job job{cams, classes, images, channels, planes, height, width};
     check(job, bits, peaks, threads);
+    threads = threads_for(images * planes * height * width * static_cast<std::int64_t>(cams.size()), threads);
     const std::vector<Band> bands = cut_into_bands(job, threads);
-    const std::unique_ptr<float[]> row_peaks(new float[images * planes * height]);
+    const Scratch<float> row_peaks = make_scratch<float>(images * planes * height);
     const auto count = static_cast<std::int64_t>(bands.size());
     parallel_for(count, threads, [&](std::int64_t band) { find_row_peaks(job, bands[band], row_peaks.get()); });
     for (std::int64_t i = 0; i < images * planes; ++i)

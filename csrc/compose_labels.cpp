@@ -28,8 +28,9 @@ std::vector<Claim> find_claims(const std::int32_t* bits, const std::int64_t* cla
         const std::int32_t* words = bits + plane / 32 * pixels;
         if (plane % 32 == 0) seen = rows().any_bits(words, pixels);
         if (classes[plane] >= 0 && (seen & bit_of(plane)) != 0)
-            found.push_back({{static_cast<std::int32_t>(plane / 32), bit_of(plane),
-                              static_cast<std::int32_t>(classes[plane] + 1)}, 0});
+            found.push_back(
+                {{static_cast<std::int32_t>(plane / 32), bit_of(plane), static_cast<std::int32_t>(classes[plane] + 1)},
+                 0});
     }
     if (found.size() > 1)
         for (Plane& plane : found)
@@ -57,6 +58,7 @@ void compose_labels(const std::int32_t* bits, const std::int64_t* classes, const
         if (classes[i] < -1 || classes[i] > kMaxClass)
             throw std::invalid_argument("classes holds " + std::to_string(classes[i]) +
                                         "; accepted: 0..253, or -1 for none");
+    threads = threads_for(images * pixels * (2 + planes / 4), threads);
     std::vector<std::vector<Claim>> claims(images);
     parallel_for(images, threads, [&](std::int64_t image) {
         claims[image] = find_claims(bits + image * words * pixels, classes + image * planes, planes, pixels);

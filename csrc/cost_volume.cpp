@@ -7,6 +7,7 @@
 #include "kernels.h"
 #include "parallel.h"
 #include "rows.h"
+#include "scratch.h"
 
 namespace f2f {
 namespace {
@@ -19,28 +20,40 @@ std::int64_t square(std::int64_t side) { return side * side; }
 // row of pixels needs is close together; zeros around the frame, pixel 0 at column `margin`.
 template <typename T>
 class Padded {
-   public:
+  public:
     Padded(std::int64_t images, std::int64_t depth, const Features& size, int margin)
-        : depth_(depth), height_(size.height), margin_(margin),
-          stride_(round_up(size.width, rows().cost_block) + 2 * margin),
-          values_(images * (size.height + 2 * margin) * depth * stride_) {}
-    T* line(std::int64_t image, std::int64_t y) {  // y = -margin is the first
-        return values_.data() + (image * (height_ + 2 * margin_) + y + margin_) * depth_ * stride_;
+        : depth_(depth),
+          height_(size.height),
+          width_(size.width),
+          margin_(margin),
+          stride_(round_up(round_up(width_, rows().cost_block) + 2 * margin, kCacheLine / sizeof(T))),
+          values_(make_scratch<T>(images * (height_ + 2 * margin) * depth * stride_)) {
+        for (std::int64_t image = 0; image < images; ++image)
+            for (std::int64_t y = 0; y < margin; ++y)
+                for (T* row : {line(image, -1 - y), line(image, height_ + y)}) std::fill_n(row, depth * stride_, T(0));
     }
-    T* pixels(std::int64_t image, std::int64_t y, std::int64_t plane) {
-        return line(image, y) + plane * stride_ + margin_;
+    T* line(std::int64_t image, std::int64_t y) {  // y = -margin is the first
+        return values_.get() + (image * (height_ + 2 * margin_) + y + margin_) * depth_ * stride_;
+    }
+    // Where pixel 0 of a row goes; the row's margins are made zero.
+    T* start_row(std::int64_t image, std::int64_t y, std::int64_t plane) {
+        T* row = line(image, y) + plane * stride_;
+        std::fill_n(row, margin_, T(0));
+        std::fill(row + margin_ + width_, row + stride_, T(0));
+        return row + margin_;
     }
     std::int64_t stride() const { return stride_; }
 
-   private:
-    std::int64_t depth_, height_, margin_, stride_;
-    std::vector<T> values_;
+  private:
+    std::int64_t depth_, height_, width_, margin_, stride_;
+    Scratch<T> values_;
 };
 
 // Where the pixels of one row sample, and how that changes with the flow.
 template <typename T>
 struct Samples {
     explicit Samples(std::int64_t width) {
+        together.resize(width / rows().block<T>() + 1);
         for (int tap = 0; tap < 4; ++tap) {
             at[tap].resize(width);
             for (auto* table : {&weight[tap], &by_x[tap], &by_y[tap]}) table->resize(width);
@@ -49,8 +62,10 @@ struct Samples {
     SampleRow<T> row() const {
         return {{at[0].data(), at[1].data(), at[2].data(), at[3].data()},
                 {weight[0].data(), weight[1].data(), weight[2].data(), weight[3].data()},
+                together.data(),
                 static_cast<std::int64_t>(at[0].size())};
     }
+    std::vector<std::uint8_t> together;  // of each whole vector of pixels
     std::vector<std::int32_t> at[4];
     std::vector<T> weight[4], by_x[4], by_y[4];  // by_x: the weight's derivative by the flow's x
 };
@@ -78,6 +93,15 @@ void find_sample(T px, T py, const Features& size, std::int64_t x, Samples<T>& s
     }
 }
 
+// Whether `count` pixels that start at x sample neighbours.
+template <typename T>
+bool sample_together(const Samples<T>& samples, std::int64_t x, std::int64_t count) {
+    for (const auto& at : samples.at)
+        for (std::int64_t i = 1; i < count; ++i)
+            if (at[x + i] != at[x] + i) return false;
+    return true;
+}
+
 // flow_xy_px [2, height, width] of one image.
 template <typename T>
 void find_samples(const T* flow_xy_px, const Features& size, std::int64_t y, Samples<T>& samples) {
@@ -85,10 +109,25 @@ void find_samples(const T* flow_xy_px, const Features& size, std::int64_t y, Sam
     const T* flow_y = flow_x + size.height * size.width;
     for (std::int64_t x = 0; x < size.width; ++x)
         find_sample(flow_x[x] + static_cast<T>(x), flow_y[x] + static_cast<T>(y), size, x, samples);
+    const int block = rows().block<T>();
+    for (std::int64_t x = 0; x + block <= size.width; x += block)
+        samples.together[x / block] = sample_together(samples, x, block);
 }
 
 void sample(const SampleRow<float>& row, const float* plane, float* to) { rows().sample_f32(row, plane, to); }
 void sample(const SampleRow<double>& row, const double* plane, double* to) { rows().sample_f64(row, plane, to); }
+void sum_taps(const SampleRow<float>& row, const float* plane, const float* gradient, float* const* sums) {
+    rows().sum_taps_f32(row, plane, gradient, sums);
+}
+void sum_taps(const SampleRow<double>& row, const double* plane, const double* gradient, double* const* sums) {
+    rows().sum_taps_f64(row, plane, gradient, sums);
+}
+void spread(const SampleRow<float>& row, const float* gradient, float* plane) {
+    rows().spread_f32(row, gradient, plane);
+}
+void spread(const SampleRow<double>& row, const double* gradient, double* plane) {
+    rows().spread_f64(row, gradient, plane);
+}
 void costs(const CostRows<float>& job) { rows().costs_f32(job); }
 void costs(const CostRows<double>& job) { rows().costs_f64(job); }
 void gradient(const GradientRow<float>& job) { rows().gradient_f32(job); }
@@ -97,16 +136,16 @@ void gradient(const GradientRow<double>& job) { rows().gradient_f64(job); }
 // One group of images: as many as there are threads are laid out and worked on at a time.
 template <typename T>
 class Group {
-   public:
+  public:
     Group(const Features& size, std::int64_t first, std::int64_t images, int threads)
         : size_(size), first_(first), images_(images), threads_(threads), plane_(size.height * size.width) {}
 
     // Dense planes [all images, depth, height, width] into rows.
     void lay_out(const T* dense, std::int64_t depth, Padded<T>& padded) const {
-        for_rows([&](std::int64_t image, std::int64_t y) {
+        for_rows(depth, [&](std::int64_t image, std::int64_t y) {
             for (std::int64_t plane = 0; plane < depth; ++plane) {
                 const T* row = dense + ((first_ + image) * depth + plane) * plane_ + y * size_.width;
-                std::copy_n(row, size_.width, padded.pixels(image, y, plane));
+                std::copy_n(row, size_.width, padded.start_row(image, y, plane));
             }
         });
     }
@@ -114,33 +153,36 @@ class Group {
     // Likewise, sampled along the flow where there is one.
     void lay_out_sampled(const T* dense, const T* flow_xy_px, Padded<T>& padded) const {
         if (flow_xy_px == nullptr) return lay_out(dense, size_.channels, padded);
-        for_rows([&](std::int64_t image, std::int64_t y) {
+        for_rows(size_.channels * 4, [&](std::int64_t image, std::int64_t y) {
             Samples<T> samples(size_.width);
             find_samples(flow_xy_px + (first_ + image) * 2 * plane_, size_, y, samples);
             for (std::int64_t channel = 0; channel < size_.channels; ++channel)
                 sample(samples.row(), dense + ((first_ + image) * size_.channels + channel) * plane_,
-                       padded.pixels(image, y, channel));
+                       padded.start_row(image, y, channel));
         });
     }
 
     // The gradient of the costs as seen from f2: plane e of pixel p is plane -e of pixel p + e; 0 outside the frame.
     void lay_out_mirrored(const T* gradient, Padded<T>& padded) const {
         const std::int64_t side = 2 * size_.reach + 1, planes = square(side);
-        for_rows([&](std::int64_t image, std::int64_t y) {
+        for_rows(planes, [&](std::int64_t image, std::int64_t y) {
             for (std::int64_t k = 0; k < planes; ++k) {
                 const std::int64_t from_y = y + k / side - size_.reach, shift = k % side - size_.reach;
+                T* to = padded.start_row(image, y, k);
+                std::fill_n(to, size_.width, T(0));
                 if (from_y < 0 || from_y >= size_.height) continue;
                 const T* row = gradient + ((first_ + image) * planes + planes - 1 - k) * plane_ + from_y * size_.width;
                 const std::int64_t begin = std::max<std::int64_t>(0, -shift);
                 const std::int64_t end = std::min(size_.width, size_.width - shift);
-                if (begin < end) std::copy(row + begin + shift, row + end + shift, padded.pixels(image, y, k) + begin);
+                if (begin < end) std::copy(row + begin + shift, row + end + shift, to + begin);
             }
         });
     }
 
     void find_costs(Padded<T>& f1, Padded<T>& f2, T* to) const {
         const std::int64_t together = rows().cost_rows, bands = (size_.height + together - 1) / together;
-        parallel_for(images_ * bands, threads_, [&](std::int64_t piece) {
+        const std::int64_t operations = images_ * plane_ * size_.channels * square(2 * size_.reach + 1);
+        parallel_for(images_ * bands, threads_for(operations, threads_), [&](std::int64_t piece) {
             const std::int64_t image = piece / bands, y = piece % bands * together;
             CostRows<T> job;
             job.f1 = f1.line(image, y);
@@ -159,7 +201,7 @@ class Group {
 
     // `to` [images of the group, channels, height, width]
     void find_gradient(Padded<T>& of_costs, Padded<T>& features, T* to) const {
-        for_rows([&](std::int64_t image, std::int64_t y) {
+        for_rows(size_.channels * square(2 * size_.reach + 1), [&](std::int64_t image, std::int64_t y) {
             GradientRow<T> job;
             job.gradient = of_costs.line(image, y);
             job.features = features.line(image, y - size_.reach);
@@ -177,47 +219,51 @@ class Group {
 
     // From the gradient of the sampled f2 (of the group) to that of f2: every tap gets its share.
     void spread_to_features(const T* to_sampled, const T* flow_xy_px, T* to_f2) const {
-        parallel_for(images_ * size_.channels, threads_, [&](std::int64_t piece) {
-            const std::int64_t image = piece / size_.channels;
-            const T* from = to_sampled + piece * plane_;
-            T* to = to_f2 + (first_ * size_.channels + piece) * plane_;
-            std::fill_n(to, plane_, T(0));
+        const std::int64_t parts = std::min<std::int64_t>(threads_, size_.channels);  // of the channels
+        parallel_for(images_ * parts, threads_, [&](std::int64_t piece) {
+            const std::int64_t image = piece / parts, first = part_begin(size_.channels, piece % parts, parts);
+            const std::int64_t end = part_begin(size_.channels, piece % parts + 1, parts);
+            const T* from = to_sampled + image * size_.channels * plane_;
+            T* to = to_f2 + (first_ + image) * size_.channels * plane_;
+            std::fill_n(to + first * plane_, (end - first) * plane_, T(0));
             Samples<T> samples(size_.width);
             for (std::int64_t y = 0; y < size_.height; ++y) {
                 find_samples(flow_xy_px + (first_ + image) * 2 * plane_, size_, y, samples);
-                for (std::int64_t x = 0; x < size_.width; ++x)
-                    for (int tap = 0; tap < 4; ++tap)
-                        to[samples.at[tap][x]] += samples.weight[tap][x] * from[y * size_.width + x];
+                for (std::int64_t channel = first; channel < end; ++channel)
+                    spread(samples.row(), from + channel * plane_ + y * size_.width, to + channel * plane_);
             }
         });
     }
 
+    // A weight's derivative by the flow is the same for all channels: first sum over those, tap by tap.
     void spread_to_flow(const T* to_sampled, const T* f2, const T* flow_xy_px, T* to_flow) const {
-        for_rows([&](std::int64_t image, std::int64_t y) {
+        for_rows(size_.channels * 8, [&](std::int64_t image, std::int64_t y) {
             Samples<T> samples(size_.width);
             find_samples(flow_xy_px + (first_ + image) * 2 * plane_, size_, y, samples);
+            const Scratch<T> memory = make_zeros<T>(4 * size_.width);
+            T* const sums[4] = {memory.get(), memory.get() + size_.width, memory.get() + 2 * size_.width,
+                                memory.get() + 3 * size_.width};
+            for (std::int64_t channel = 0; channel < size_.channels; ++channel)
+                sum_taps(samples.row(), f2 + ((first_ + image) * size_.channels + channel) * plane_,
+                         to_sampled + (image * size_.channels + channel) * plane_ + y * size_.width, sums);
             T* to_x = to_flow + (first_ + image) * 2 * plane_ + y * size_.width;
             T* to_y = to_x + plane_;
-            std::fill_n(to_x, size_.width, T(0));
-            std::fill_n(to_y, size_.width, T(0));
-            for (std::int64_t channel = 0; channel < size_.channels; ++channel) {
-                const T* from = to_sampled + (image * size_.channels + channel) * plane_ + y * size_.width;
-                const T* values = f2 + ((first_ + image) * size_.channels + channel) * plane_;
-                for (std::int64_t x = 0; x < size_.width; ++x)
-                    for (int tap = 0; tap < 4; ++tap) {
-                        const T part = from[x] * values[samples.at[tap][x]];
-                        to_x[x] += part * samples.by_x[tap][x];
-                        to_y[x] += part * samples.by_y[tap][x];
-                    }
+            for (std::int64_t x = 0; x < size_.width; ++x) {
+                to_x[x] = to_y[x] = 0;
+                for (int tap = 0; tap < 4; ++tap) {
+                    to_x[x] += sums[tap][x] * samples.by_x[tap][x];
+                    to_y[x] += sums[tap][x] * samples.by_y[tap][x];
+                }
             }
         });
     }
 
-   private:
-    // Calls work(image of the group, row) for every row.
+  private:
+    // Calls work(image of the group, row) for every row; so many operations are spent on a pixel.
     template <typename Work>
-    void for_rows(const Work& work) const {
-        parallel_for(images_ * size_.height, threads_,
+    void for_rows(std::int64_t operations, const Work& work) const {
+        const int threads = threads_for(images_ * plane_ * operations, threads_);
+        parallel_for(images_ * size_.height, threads,
                      [&](std::int64_t piece) { work(piece / size_.height, piece % size_.height); });
     }
 

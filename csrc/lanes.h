@@ -47,31 +47,46 @@ F2F_INLINE Ints lane_numbers() {
     return numbers;
 }
 
-F2F_INLINE Floats to_floats(Ints vector) { return __builtin_convertvector(vector, Floats); }
-F2F_INLINE Ints to_ints(Floats vector) { return __builtin_convertvector(vector, Ints); }  // towards zero
-
 // mask ? a : b, lane by lane.
 F2F_INLINE Ints choose(Ints mask, Ints a, Ints b) { return mask ? a : b; }
 
-#if defined(__AVX512DQ__) && F2F_VECTOR_BYTES == 64
-F2F_INLINE bool all(Ints mask) { return _mm512_movepi32_mask((__m512i)mask) == 0xffff; }
-F2F_INLINE Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+#if F2F_VECTOR_BYTES == 64
+constexpr __mmask16 kEveryLane = 0xffff;  // of the plain forms without a mask GCC 12 says that they read garbage
+F2F_INLINE Ints floor_to_ints(Floats v) {
+    return (Ints)_mm512_maskz_cvt_roundps_epi32(kEveryLane, v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+}
+F2F_INLINE bool all(Ints mask) { return _mm512_movepi32_mask((__m512i)mask) == kEveryLane; }
+F2F_INLINE Floats pick(const float* from, Ints at) {
+    return _mm512_maskz_permutexvar_ps(kEveryLane, (__m512i)at, load(from));
+}
+F2F_INLINE Floats larger(Floats a, Floats b) { return _mm512_maskz_max_ps(kEveryLane, a, b); }
 F2F_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 F2F_INLINE Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<double> c) {
     return _mm512_fmadd_pd(a, b, c);
 }
-#elif defined(__AVX2__) && F2F_VECTOR_BYTES == 32
+#elif F2F_VECTOR_BYTES == 32
+F2F_INLINE Ints floor_to_ints(Floats v) { return (Ints)_mm256_cvttps_epi32(_mm256_floor_ps(v)); }
 F2F_INLINE bool all(Ints mask) { return _mm256_movemask_ps((__m256)mask) == 0xff; }
+F2F_INLINE Floats pick(const float* from, Ints at) { return _mm256_permutevar8x32_ps(load(from), (__m256i)at); }
 F2F_INLINE Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }
 F2F_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 F2F_INLINE Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<double> c) {
     return _mm256_fmadd_pd(a, b, c);
 }
 #else
+F2F_INLINE Ints floor_to_ints(Floats v) {
+    const Ints truncated = __builtin_convertvector(v, Ints);
+    return truncated + (__builtin_convertvector(truncated, Floats) > v);  // -1 where truncation went up
+}
 F2F_INLINE bool all(Ints mask) {
     std::int32_t all_lanes = -1;
     for (int lane = 0; lane < kLanes<std::int32_t>; ++lane) all_lanes &= mask[lane];
     return all_lanes != 0;
+}
+F2F_INLINE Floats pick(const float* from, Ints at) {
+    Floats picked;
+    for (int lane = 0; lane < kLanes<float>; ++lane) picked[lane] = from[at[lane]];
+    return picked;
 }
 F2F_INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }  // b where a is NaN
 template <typename V>
@@ -79,6 +94,8 @@ F2F_INLINE V multiply_add(V a, V b, V c) {
     return a * b + c;
 }
 #endif
+
+// pick(from, at) is from[at] for 0 <= at < lanes, of a whole vector that can be read at `from`.
 
 // base[at] where the mask is set, else 0; `at` is only read there.
 #if F2F_GATHERS && F2F_VECTOR_BYTES == 64

@@ -46,15 +46,15 @@ void activate_cams(const std::vector<CamAddresses>& cams, Address classes, float
 
 void warp_union(Address bits, Address flow_xy_px, Address carried, std::int64_t clips, std::int64_t frames,
                 std::int64_t words, std::int64_t height, std::int64_t width, std::int64_t kept, int threads) {
-    f2f::warp_union(at<const std::int32_t>(bits), at<const float>(flow_xy_px), at<std::int32_t>(carried), clips,
-                    frames, words, height, width, kept, threads);
+    f2f::warp_union(at<const std::int32_t>(bits), at<const float>(flow_xy_px), at<std::int32_t>(carried), clips, frames,
+                    words, height, width, kept, threads);
 }
 
 template <typename T>
 void cost_volume(Address f1, Address f2, Address flow_xy_px, Address costs, const Sizes& sizes, int reach,
                  int threads) {
-    f2f::cost_volume(at<const T>(f1), at<const T>(f2), at<const T>(flow_xy_px), at<T>(costs),
-                     features_of(sizes, reach), threads);
+    f2f::cost_volume(at<const T>(f1), at<const T>(f2), at<const T>(flow_xy_px), at<T>(costs), features_of(sizes, reach),
+                     threads);
 }
 
 template <typename T>
@@ -64,16 +64,15 @@ void cost_volume_backward(Address gradient, Address f1, Address f2, Address flow
                               at<T>(to_f1), at<T>(to_f2), at<T>(to_flow), features_of(sizes, reach), threads);
 }
 
-void compose_labels(Address bits, Address classes, Address saliency, float theta_b, Address labels,
-                    std::int64_t images, std::int64_t planes, std::int64_t height, std::int64_t width, int threads) {
+void compose_labels(Address bits, Address classes, Address saliency, float theta_b, Address labels, std::int64_t images,
+                    std::int64_t planes, std::int64_t height, std::int64_t width, int threads) {
     f2f::compose_labels(at<const std::int32_t>(bits), at<const std::int64_t>(classes), at<const float>(saliency),
                         theta_b, at<std::uint8_t>(labels), images, planes, height, width, threads);
 }
 
 void minimum_barrier(Address channels, Address distance, std::int64_t images, std::int64_t depth, std::int64_t height,
                      std::int64_t width, std::int64_t passes, int threads) {
-    f2f::minimum_barrier(at<const float>(channels), at<float>(distance), images, depth, height, width, passes,
-                         threads);
+    f2f::minimum_barrier(at<const float>(channels), at<float>(distance), images, depth, height, width, passes, threads);
 }
 
 }  // namespace

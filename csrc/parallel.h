@@ -14,7 +14,7 @@ namespace f2f {
 
 // Keeps the first exception thrown by any thread.
 class Failure {
-   public:
+  public:
     template <typename Work>
     void guard(const Work& work) {
         try {
@@ -28,7 +28,7 @@ class Failure {
         if (first_) std::rethrow_exception(first_);
     }
 
-   private:
+  private:
     std::mutex lock_;
     std::exception_ptr first_;
 };
@@ -56,9 +56,13 @@ void parallel_for(std::int64_t pieces, int threads, const Work& work) {
     });
 }
 
-// A range of `size` things, cut into `parts` nearly equal ones: where part number `part` begins.
-inline std::int64_t part_begin(std::int64_t size, std::int64_t part, std::int64_t parts) {
-    return size * part / parts;
+// How many of the threads are worth starting for so many multiplications or the like: one per tens of microseconds.
+inline int threads_for(std::int64_t operations, int threads) {
+    constexpr std::int64_t per_thread = 1 << 18;
+    return static_cast<int>(std::clamp<std::int64_t>(operations / per_thread, 1, threads));
 }
+
+// A range of `size` things, cut into `parts` nearly equal ones: where part number `part` begins.
+inline std::int64_t part_begin(std::int64_t size, std::int64_t part, std::int64_t parts) { return size * part / parts; }
 
 }  // namespace f2f

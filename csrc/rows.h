@@ -51,11 +51,13 @@ struct GradientRow {
     int reach;
 };
 
-// Where each pixel of a row samples a plane: four taps, and their weights (0 for a tap outside the frame).
+// Where each pixel of a row samples a plane: four taps, and their weights (0 for a tap outside the frame). Of a vector
+// of pixels that is marked in `together` the taps are neighbours, as the pixels are.
 template <typename T>
 struct SampleRow {
     const std::int32_t* at[4];  // offsets in the plane
     const T* weight[4];
+    const std::uint8_t* together;
     std::int64_t width;
 };
 
@@ -64,6 +66,10 @@ struct Rows {
     int cam_block;   // floats; CamRows are padded to a multiple of it
     int cost_rows;   // how many pixel rows a CostRows may hold
     int cost_block;  // values; CostRows and GradientRows are padded to a multiple of it
+    template <typename T>
+    int block() const {  // values of type T in a vector
+        return cost_block * static_cast<int>(sizeof(float)) / static_cast<int>(sizeof(T));
+    }
     void (*warp)(const WarpRow&);
     void (*cam_columns)(const float* row, const std::int32_t* low, const std::int32_t* high, const float* low_weight,
                         const float* high_weight, std::int64_t width, float* wide);
@@ -72,10 +78,16 @@ struct Rows {
                      std::int32_t* words);
     std::int32_t (*any_bits)(const std::int32_t* words, std::int64_t count);
     std::int64_t (*count_bit)(const std::int32_t* words, std::int64_t count, std::int32_t bit);
-    void (*labels)(const std::int32_t* words, std::int64_t plane, const Claim* claims, int count,
-                   const float* saliency, float theta_b, std::int64_t pixels, std::uint8_t* labels);
+    void (*labels)(const std::int32_t* words, std::int64_t plane, const Claim* claims, int count, const float* saliency,
+                   float theta_b, std::int64_t pixels, std::uint8_t* labels);
     void (*sample_f32)(const SampleRow<float>&, const float* plane, float* sampled);
     void (*sample_f64)(const SampleRow<double>&, const double* plane, double* sampled);
+    // sums[tap][x] += gradient[x] * plane[at[tap][x]]
+    void (*sum_taps_f32)(const SampleRow<float>&, const float* plane, const float* gradient, float* const* sums);
+    void (*sum_taps_f64)(const SampleRow<double>&, const double* plane, const double* gradient, double* const* sums);
+    // plane[at[tap][x]] += gradient[x] * weight[tap][x]
+    void (*spread_f32)(const SampleRow<float>&, const float* gradient, float* plane);
+    void (*spread_f64)(const SampleRow<double>&, const double* gradient, double* plane);
     void (*costs_f32)(const CostRows<float>&);
     void (*costs_f64)(const CostRows<double>&);
     void (*gradient_f32)(const GradientRow<float>&);

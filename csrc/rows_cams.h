@@ -7,13 +7,20 @@ namespace {
 constexpr int kCamVectors = 4;  // worked on together, so that a CAM's weights are read once for all of them
 constexpr int kCamBlock = kCamVectors * kLanes<float>;
 
-// A CAM's row, made as wide as the frame.
+// The values of a vector of taps. A CAM is small and its taps are in order: mostly all lie within one vector of it.
+F2F_INLINE Floats tapped(const float* row, Ints at) {
+    const std::int32_t first = at[0], last = at[kLanes<float> - 1], base = first < last ? first : last;
+    const Ints offset = at - base;
+    return all((offset >= 0) & (offset < kLanes<float>)) ? pick(row + base, offset) : gather(row, at);
+}
+
+// A CAM's row, made as wide as the frame; `row` can be read a vector beyond its end.
 void cam_columns(const float* row, const std::int32_t* low, const std::int32_t* high, const float* low_weight,
                  const float* high_weight, std::int64_t width, float* wide) {
     std::int64_t x = 0;
     for (; x + kLanes<float> <= width; x += kLanes<float>)
-        store<float>(wide + x, gather(row, load(low + x)) * load(low_weight + x) +
-                                   gather(row, load(high + x)) * load(high_weight + x));
+        store<float>(wide + x, tapped(row, load(low + x)) * load(low_weight + x) +
+                                   tapped(row, load(high + x)) * load(high_weight + x));
     for (; x < width; ++x) wide[x] = row[low[x]] * low_weight[x] + row[high[x]] * high_weight[x];
 }
 

@@ -4,28 +4,59 @@
 namespace f2f::F2F_ISA {
 namespace {
 
-constexpr int kCostRows = F2F_VECTOR_BYTES == 64 ? 3 : 1;  // pixel rows that share a load of f2: 27 sums of 32 registers
-constexpr int kShifts = 9;                                 // columns of the neighbourhood worked on together
-constexpr int kChannels = F2F_VECTOR_BYTES == 64 ? 16 : 8; // gradients of channels that share a load of the gradient
+constexpr int kCostRows =
+    F2F_VECTOR_BYTES == 64 ? 3 : 1;  // pixel rows that share a load of f2: 27 sums of 32 registers
+constexpr int kShifts = 9;           // columns of the neighbourhood worked on together
+constexpr int kChannels = F2F_VECTOR_BYTES == 64 ? 16 : 8;  // gradients of channels that share a load of the gradient
 
 template <typename T>
-F2F_INLINE T sample_pixel(const SampleRow<T>& row, const T* plane, std::int64_t x) {
-    T sum = 0;
-    for (int tap = 0; tap < 4; ++tap) sum += plane[row.at[tap][x]] * row.weight[tap][x];
-    return sum;
+F2F_INLINE Vector<T> tapped(const SampleRow<T>& row, const T* plane, int tap, std::int64_t x) {
+    const std::int32_t* at = row.at[tap] + x;
+    if (row.together[x / kLanes<T>]) return load(plane + at[0]);
+    if constexpr (sizeof(T) == sizeof(float)) return gather(plane, load(at));
+    Vector<T> values;
+    for (int lane = 0; lane < kLanes<T>; ++lane) values[lane] = plane[at[lane]];
+    return values;
 }
 
 template <typename T>
 void sample(const SampleRow<T>& row, const T* plane, T* sampled) {
     std::int64_t x = 0;
-    if constexpr (sizeof(T) == sizeof(float))
-        for (; x + kLanes<float> <= row.width; x += kLanes<float>) {
-            Floats sum = {};
-            for (int tap = 0; tap < 4; ++tap)
-                sum += gather(plane, load(row.at[tap] + x)) * load(row.weight[tap] + x);
-            store<float>(sampled + x, sum);
+    for (; x + kLanes<T> <= row.width; x += kLanes<T>) {
+        Vector<T> sum = {};
+        for (int tap = 0; tap < 4; ++tap) sum += tapped(row, plane, tap, x) * load(row.weight[tap] + x);
+        store<T>(sampled + x, sum);
+    }
+    for (; x < row.width; ++x) {
+        sampled[x] = 0;
+        for (int tap = 0; tap < 4; ++tap) sampled[x] += plane[row.at[tap][x]] * row.weight[tap][x];
+    }
+}
+
+template <typename T>
+void sum_taps(const SampleRow<T>& row, const T* plane, const T* gradient, T* const* sums) {
+    std::int64_t x = 0;
+    for (; x + kLanes<T> <= row.width; x += kLanes<T>)
+        for (int tap = 0; tap < 4; ++tap)
+            store<T>(sums[tap] + x, multiply_add(tapped(row, plane, tap, x), load(gradient + x), load(sums[tap] + x)));
+    for (; x < row.width; ++x)
+        for (int tap = 0; tap < 4; ++tap) sums[tap][x] += plane[row.at[tap][x]] * gradient[x];
+}
+
+template <typename T>
+void spread(const SampleRow<T>& row, const T* gradient, T* plane) {
+    std::int64_t x = 0;
+    for (; x + kLanes<T> <= row.width; x += kLanes<T>)
+        for (int tap = 0; tap < 4; ++tap) {
+            const std::int32_t* at = row.at[tap] + x;
+            const T* weight = row.weight[tap] + x;
+            if (row.together[x / kLanes<T>])
+                store<T>(plane + at[0], multiply_add(load(gradient + x), load(weight), load(plane + at[0])));
+            else
+                for (int lane = 0; lane < kLanes<T>; ++lane) plane[at[lane]] += gradient[x + lane] * weight[lane];
         }
-    for (; x < row.width; ++x) sampled[x] = sample_pixel(row, plane, x);
+    for (; x < row.width; ++x)
+        for (int tap = 0; tap < 4; ++tap) plane[row.at[tap][x]] += gradient[x] * row.weight[tap][x];
 }
 
 // `Used` neighbouring pixel rows against one row of f2, `Shifts` columns of it, for one vector of pixels.
@@ -64,9 +95,12 @@ void cost_line(const CostRows<T>& rows, int line, int shift_from, std::int64_t x
     const int first = line - 2 * rows.reach > 0 ? line - 2 * rows.reach : 0;
     const int last = line < rows.rows - 1 ? line : rows.rows - 1;
     switch (last - first) {
-        case 0: return cost_block<T, 1, Shifts>(rows, first, line, shift_from, x);
-        case 1: return cost_block<T, (kCostRows > 1 ? 2 : 1), Shifts>(rows, first, line, shift_from, x);
-        default: return cost_block<T, kCostRows, Shifts>(rows, first, line, shift_from, x);
+        case 0:
+            return cost_block<T, 1, Shifts>(rows, first, line, shift_from, x);
+        case 1:
+            return cost_block<T, (kCostRows > 1 ? 2 : 1), Shifts>(rows, first, line, shift_from, x);
+        default:
+            return cost_block<T, kCostRows, Shifts>(rows, first, line, shift_from, x);
     }
 }
 
@@ -94,8 +128,7 @@ F2F_INLINE void gradient_block(const GradientRow<T>& row, std::int64_t channel, 
         }
     }
     const std::int64_t pixels = row.width - x < kLanes<T> ? row.width - x : kLanes<T>;
-    for (int c = 0; c < Used; ++c)
-        store_first<T>(row.to + (channel + c) * row.plane + x, sums[c] * row.scale, pixels);
+    for (int c = 0; c < Used; ++c) store_first<T>(row.to + (channel + c) * row.plane + x, sums[c] * row.scale, pixels);
 }
 
 template <typename T>

@@ -3,39 +3,37 @@
 namespace f2f::F2F_ISA {
 namespace {
 
-constexpr float kMaxFlowPx = 1048576.0f;  // 2^20
+constexpr std::int32_t kMaxFlowBits = 0x49800000;  // of the float 2^20
 
-F2F_INLINE Ints is_valid(Floats flow_px) {  // false for NaN
-    return (flow_px <= splat(kMaxFlowPx)) & (flow_px >= splat(-kMaxFlowPx));
+F2F_INLINE Ints is_valid(Floats flow_px) {  // |flow| <= 2^20; the bits of inf and NaN are larger
+    return ((Ints)flow_px & 0x7fffffff) <= kMaxFlowBits;
 }
 
-// The flow in odd multiples of 1/512 px, q = 2 * floor(256 * flow) + 1; 1 where it is not valid.
-F2F_INLINE Ints snap(Floats flow_px, Ints valid) {
-    const Floats scaled = (Floats)((Ints)flow_px & valid) * 256.0f;
-    const Ints truncated = to_ints(scaled);
-    const Ints above = to_floats(truncated) > scaled;  // -1 where truncation went up
-    return 2 * (truncated + above) + 1;
-}
+// floor(256 * flow), 0 where it is not valid. The reference's q is twice that plus one: the upper bits count pixels,
+// the lowest eight, s, say where between two taps the sample lies, (2 s + 1) / 512.
+F2F_INLINE Ints snap(Floats flow_px, Ints valid) { return floor_to_ints((Floats)((Ints)flow_px & valid) * 256.0f); }
 
 // The four taps of every pixel of a vector, which of them is the nearest, and whether that one decides alone.
 struct Taps {
-    Ints left, top;            // the lower tap on each axis, px
+    Ints shift_x, shift_y;  // from the pixel to the lower tap on each axis, px
     Ints right_is_near, below_is_near, alone;
     Ints valid;
 };
 
-F2F_INLINE Taps find_taps(Floats flow_x, Floats flow_y, Ints x, std::int32_t y) {
+// The weight of the nearer tap, 257..511, of 512.
+F2F_INLINE Ints near_weight(Ints snapped, Ints higher_is_near) {
+    return ((((snapped & 255) ^ ~higher_is_near) & 255) << 1) | 1;
+}
+
+F2F_INLINE Taps find_taps(Floats flow_x, Floats flow_y) {
     Taps taps;
     taps.valid = is_valid(flow_x) & is_valid(flow_y);
-    const Ints qx = snap(flow_x, taps.valid), qy = snap(flow_y, taps.valid);
-    const Ints rest_x = qx & 511, rest_y = qy & 511;
-    taps.left = x + (qx >> 9);
-    taps.top = y + (qy >> 9);
-    taps.right_is_near = rest_x > 256;
-    taps.below_is_near = rest_y > 256;
-    const Ints weight_x = choose(taps.right_is_near, rest_x, 512 - rest_x);
-    const Ints weight_y = choose(taps.below_is_near, rest_y, 512 - rest_y);
-    taps.alone = weight_x * weight_y > (1 << 17);
+    const Ints x = snap(flow_x, taps.valid), y = snap(flow_y, taps.valid);
+    taps.shift_x = x >> 8;
+    taps.shift_y = y >> 8;
+    taps.right_is_near = (x & 128) != 0;
+    taps.below_is_near = (y & 128) != 0;
+    taps.alone = near_weight(x, taps.right_is_near) * near_weight(y, taps.below_is_near) > (1 << 17);
     return taps;
 }
 
@@ -44,15 +42,33 @@ F2F_INLINE Ints decide(const Taps& taps, Ints n, Ints h, Ints v, Ints d) {
 }
 
 // Optical flow is smooth: mostly a vector of pixels moves as one, and its taps are four plain loads.
-F2F_INLINE Ints warp_together(const Taps& taps, const std::int32_t* left_top, std::int32_t width) {
-    const Ints top_left = load(left_top), top_right = load(left_top + 1);
-    const Ints low_left = load(left_top + width), low_right = load(left_top + width + 1);
+F2F_INLINE Ints warp_together(const Taps& taps, const std::int32_t* top, const std::int32_t* low) {
+    const Ints top_left = load(top), top_right = load(top + 1);
+    const Ints low_left = load(low), low_right = load(low + 1);
     const Ints top_near = choose(taps.right_is_near, top_right, top_left);
     const Ints top_far = choose(taps.right_is_near, top_left, top_right);
     const Ints low_near = choose(taps.right_is_near, low_right, low_left);
     const Ints low_far = choose(taps.right_is_near, low_left, low_right);
     return decide(taps, choose(taps.below_is_near, low_near, top_near), choose(taps.below_is_near, low_far, top_far),
                   choose(taps.below_is_near, top_near, low_near), choose(taps.below_is_near, top_far, low_far));
+}
+
+// What a vector that moves as one reads, where part of it lies outside the frame: two short rows with zeros there.
+struct BorderRows {
+    std::int32_t top[kLanes<std::int32_t> + 1] = {}, low[kLanes<std::int32_t> + 1] = {};
+};
+
+F2F_INLINE BorderRows border_rows(const WarpRow& row, const std::int32_t* carried, std::int32_t left,
+                                  std::int32_t top) {
+    BorderRows rows;
+    const std::int32_t begin = left < 0 ? -left : 0;
+    const std::int32_t end = row.width - left <= kLanes<std::int32_t> ? row.width - left : kLanes<std::int32_t> + 1;
+    if (begin >= end) return rows;
+    const std::int32_t* from = carried + static_cast<std::int64_t>(top) * row.width + left + begin;
+    if (top >= 0 && top < row.height) std::memcpy(rows.top + begin, from, (end - begin) * sizeof(*from));
+    if (top >= -1 && top < row.height - 1)
+        std::memcpy(rows.low + begin, from + row.width, (end - begin) * sizeof(*from));
+    return rows;
 }
 
 F2F_INLINE Ints is_inside(Ints place, std::int32_t size) { return (place >= 0) & (place < size); }
@@ -62,57 +78,73 @@ struct Places {
     Ints n, h, v, d, n_inside, h_inside, v_inside, d_inside;
 };
 
-F2F_INLINE Places find_places(const Taps& taps, std::int32_t height, std::int32_t width) {
-    const Ints near_x = taps.left - taps.right_is_near, far_x = taps.left + 1 + taps.right_is_near;
-    const Ints near_y = taps.top - taps.below_is_near, far_y = taps.top + 1 + taps.below_is_near;
-    const Ints near_x_inside = is_inside(near_x, width) & taps.valid, far_x_inside = is_inside(far_x, width) & taps.valid;
-    const Ints near_y_inside = is_inside(near_y, height), far_y_inside = is_inside(far_y, height);
-    const Ints near_row = near_y * width, far_row = far_y * width;
-    return {near_row + near_x,  near_row + far_x,  far_row + near_x,  far_row + far_x,
-            near_y_inside & near_x_inside, near_y_inside & far_x_inside,
-            far_y_inside & near_x_inside,  far_y_inside & far_x_inside};
+F2F_INLINE Places find_places(const WarpRow& row, const Taps& taps, std::int32_t x) {
+    const Ints left = x + lane_numbers() + taps.shift_x, top = row.y + taps.shift_y;
+    const Ints near_x = left - taps.right_is_near, far_x = left + 1 + taps.right_is_near;
+    const Ints near_y = top - taps.below_is_near, far_y = top + 1 + taps.below_is_near;
+    const Ints near_x_inside = is_inside(near_x, row.width) & taps.valid;
+    const Ints far_x_inside = is_inside(far_x, row.width) & taps.valid;
+    const Ints near_y_inside = is_inside(near_y, row.height), far_y_inside = is_inside(far_y, row.height);
+    const Ints near_row = near_y * row.width, far_row = far_y * row.width;
+    return {near_row + near_x,
+            near_row + far_x,
+            far_row + near_x,
+            far_row + far_x,
+            near_y_inside & near_x_inside,
+            near_y_inside & far_x_inside,
+            far_y_inside & near_x_inside,
+            far_y_inside & far_x_inside};
 }
 
-F2F_INLINE void warp_vector(const WarpRow& row, std::int32_t x) {
-    const Taps taps = find_taps(load(row.flow_x + x), load(row.flow_y + x), x + lane_numbers(), row.y);
-    const std::int32_t left = taps.left[0], top = taps.top[0];
-    const bool within = left >= 0 && left + kLanes<std::int32_t> < row.width && top >= 0 && top + 1 < row.height;
-    if (within && all((taps.left - lane_numbers() == left) & (taps.top == top) & taps.valid)) {
-        const std::int32_t* left_top = row.carried + static_cast<std::int64_t>(top) * row.width + left;
-        for (std::int64_t at = 0; at < row.words * row.plane; at += row.plane)
-            store(row.united + at + x, load(row.fresh + at + x) | warp_together(taps, left_top + at, row.width));
+F2F_INLINE Ints warp_apart(const Taps& taps, const Places& places, const std::int32_t* carried) {
+    return decide(taps, gather(carried, places.n, places.n_inside), gather(carried, places.h, places.h_inside),
+                  gather(carried, places.v, places.v_inside), gather(carried, places.d, places.d_inside));
+}
+
+// Calls write(offset of the word's plane, warped words of the pixels from x on) for every word.
+template <typename Write>
+F2F_INLINE void warp_vector(const WarpRow& row, Floats flow_x, Floats flow_y, std::int32_t x, const Write& write) {
+    const Taps taps = find_taps(flow_x, flow_y);
+    const std::int64_t all_words = row.words * row.plane;
+    if (!all((taps.shift_x == taps.shift_x[0]) & (taps.shift_y == taps.shift_y[0]) & taps.valid)) {
+        const Places places = find_places(row, taps, x);
+        for (std::int64_t at = 0; at < all_words; at += row.plane)
+            write(at, warp_apart(taps, places, row.carried + at));
         return;
     }
-    const Places p = find_places(taps, row.height, row.width);
-    for (std::int64_t at = 0; at < row.words * row.plane; at += row.plane) {
-        const std::int32_t* carried = row.carried + at;
-        const Ints warped = decide(taps, gather(carried, p.n, p.n_inside), gather(carried, p.h, p.h_inside),
-                                   gather(carried, p.v, p.v_inside), gather(carried, p.d, p.d_inside));
-        store(row.united + at + x, load(row.fresh + at + x) | warped);
+    const std::int32_t left = x + taps.shift_x[0], top = row.y + taps.shift_y[0];
+    if (left >= 0 && left + kLanes<std::int32_t> < row.width && top >= 0 && top + 1 < row.height) {
+        const std::int32_t* from = row.carried + static_cast<std::int64_t>(top) * row.width + left;
+        for (std::int64_t at = 0; at < all_words; at += row.plane)
+            write(at, warp_together(taps, from + at, from + at + row.width));
+        return;
+    }
+    for (std::int64_t at = 0; at < all_words; at += row.plane) {
+        const BorderRows rows = border_rows(row, row.carried + at, left, top);
+        write(at, warp_together(taps, rows.top, rows.low));
     }
 }
 
-// A row narrower than a vector is worked on in a copy that is as wide as one.
+// A row narrower than a vector: the flow is copied into one, and only the row's own words are written.
 void warp_narrow(const WarpRow& row) {
-    constexpr int lanes = kLanes<std::int32_t>;
-    float flow_x[lanes] = {}, flow_y[lanes] = {};
+    float flow_x[kLanes<float>] = {}, flow_y[kLanes<float>] = {};
     std::memcpy(flow_x, row.flow_x, row.width * sizeof(float));
     std::memcpy(flow_y, row.flow_y, row.width * sizeof(float));
-    const Taps taps = find_taps(load(flow_x), load(flow_y), lane_numbers(), row.y);
-    const Places p = find_places(taps, row.height, row.width);
-    for (std::int64_t at = 0; at < row.words * row.plane; at += row.plane) {
-        const std::int32_t* carried = row.carried + at;
-        const Ints warped = decide(taps, gather(carried, p.n, p.n_inside), gather(carried, p.h, p.h_inside),
-                                   gather(carried, p.v, p.v_inside), gather(carried, p.d, p.d_inside));
+    warp_vector(row, load(flow_x), load(flow_y), 0, [&](std::int64_t at, Ints warped) {
         for (std::int32_t x = 0; x < row.width; ++x) row.united[at + x] = row.fresh[at + x] | warped[x];
-    }
+    });
+}
+
+F2F_INLINE void warp_wide(const WarpRow& row, std::int32_t x) {
+    warp_vector(row, load(row.flow_x + x), load(row.flow_y + x), x,
+                [&](std::int64_t at, Ints warped) { store(row.united + at + x, load(row.fresh + at + x) | warped); });
 }
 
 void warp(const WarpRow& row) {
     constexpr std::int32_t lanes = kLanes<std::int32_t>;
     if (row.width < lanes) return warp_narrow(row);
-    for (std::int32_t x = 0; x + lanes <= row.width; x += lanes) warp_vector(row, x);
-    if (row.width % lanes != 0) warp_vector(row, row.width - lanes);  // overlaps what is done: the same words again
+    for (std::int32_t x = 0; x + lanes <= row.width; x += lanes) warp_wide(row, x);
+    if (row.width % lanes != 0) warp_wide(row, row.width - lanes);  // overlaps what is done: the same words again
 }
 
 }  // namespace

@@ -1,12 +1,12 @@
 // Warp-and-union of bit-plane masks along a clip.
 #include <cstring>
-#include <memory>
 #include <string>
 
 #include "check.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "rows.h"
+#include "scratch.h"
 
 namespace f2f {
 namespace {
@@ -17,11 +17,11 @@ struct Shape {
     std::int64_t masks() const { return words * plane(); }
 };
 
-using Words = std::unique_ptr<std::int32_t[]>;
+using Words = Scratch<std::int32_t>;
 
 Words scratch_for(const Shape& shape) {
     const bool needed = shape.kept == 1 && shape.frames > 2;
-    return Words(needed ? new std::int32_t[shape.masks()] : nullptr);
+    return make_scratch<std::int32_t>(needed ? shape.masks() : 0);
 }
 
 struct Clip {
@@ -87,7 +87,8 @@ void warp_union(const std::int32_t* bits, const float* flow_xy_px, std::int32_t*
                 int threads) {
     const Shape shape{frames, words, height, width, kept};
     check(shape, bits, flow_xy_px, carried, clips, threads);
-    if (shape.masks() == 0) return;
+    if (clips == 0 || shape.masks() == 0) return;
+    threads = threads_for(clips * (frames - 1) * shape.masks() * 8, threads);
     const auto clip_at = [&](std::int64_t clip, const Words& scratch) {
         return Clip{bits + clip * frames * shape.masks(), flow_xy_px + clip * (frames - 1) * 2 * shape.plane(),
                     carried + clip * kept * shape.masks(), scratch.get()};

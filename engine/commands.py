@@ -58,6 +58,26 @@ def status_command(out: _Out, *, json: bool = False) -> int:
     return 0
 
 
+def doctor_command(*, json: bool = False) -> int:
+    """Say what this installation can do: versions, devices, runtimes, which version of every kernel runs.
+
+    Args:
+        json: print JSON instead of tables
+    """
+    from f2f.engine.doctor import check_up
+    from f2f.engine.errors import UsageError
+
+    try:
+        checkup = check_up()
+    except ValueError as error:  # F2F_KERNELS or F2F_CPU_ISA asks for what is not there
+        raise UsageError(str(error)) from error
+    if json:
+        print(_json(asdict(checkup)))
+    else:
+        checkup.print_table(Console())
+    return 0
+
+
 def eval_masks(pred: Path, truth: Path, *, json: bool = False) -> int:
     """Score the masks of a run against exact ones: IoU, precision, recall.
 

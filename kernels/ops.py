@@ -193,10 +193,10 @@ def _minimum_barrier_shape(channels: Tensor, passes: int) -> Tensor:
     return channels.new_empty((channels.shape[0], *channels.shape[2:]))
 
 
-def _remember_inputs(context: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _remember_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     del output
-    *tensors, context.max_displacement = inputs
-    context.save_for_backward(*tensors)
+    *tensors, ctx.max_displacement = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _cost_volume_gradients(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

@@ -213,9 +213,7 @@ def cost_volume_backward(gradient: Tensor, f1: Tensor, f2: Tensor, max_displacem
     return to_f1, to_f2
 
 
-def _gradients(
-    function: Callable[..., Tensor], gradient: Tensor, *inputs: Any
-) -> tuple[Tensor, ...]:
+def _gradients(function: Callable[..., Tensor], gradient: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     """Gradients by the tensors among the inputs, from autograd."""
     with torch.enable_grad():
         given = [value.detach().requires_grad_() if isinstance(value, Tensor) else value for value in inputs]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from material import TinyNetworks
+
+if not torch.cuda.is_available():  # before anything imports Triton: its kernels then run in the interpreter
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 _REAL = Path(__file__).parents[1].parent / "shared" / "real"
 
@@ -21,8 +24,7 @@ def seed() -> int:
     """Every test starts from the same random state."""
     random.seed(42)
     np.random.seed(42)
-    if "torch" in sys.modules:  # light tests need not import it
-        sys.modules["torch"].manual_seed(42)
+    torch.manual_seed(42)
     return 42
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from f2f.kernels import minimum_barrier, native, pack_planes, reference, unpack_planes, warp_union
 
-# A new version (Triton) joins all comparisons by joining these lists.
+# tests/test_kernels_versions.py compares every version; here are the properties of the method.
 WARP_VERSIONS = [native.warp_union, warp_union]
 BARRIER_VERSIONS = [native.minimum_barrier, minimum_barrier]
 NAMES = ["cpp", "public"]

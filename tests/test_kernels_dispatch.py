@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -65,10 +66,10 @@ def test_public_names_resolve() -> None:
 def test_the_best_version_is_chosen() -> None:
     assert native.load_error() is None
     in_use = backend_in_use()
-    assert in_use["warp_union"] == in_use["minimum_barrier"] == "cpp"
-    assert in_use["cost_volume"] == "torch"
+    assert set(in_use.values()) == {"cpp"}
     assert set(in_use) == set(f2f.kernels.__all__) - {"backend_in_use", "pack_planes", "unpack_planes"}
-    assert set(backend_in_use("cuda").values()) == {"torch"}
+    assert backend_in_use("cuda") == dict.fromkeys(in_use, "triton") | {"minimum_barrier": "torch"}
+    assert set(backend_in_use("mps").values()) == {"torch"}
 
 
 @pytest.mark.parametrize("forced", ["torch", "cpp"])
@@ -83,16 +84,60 @@ def test_a_version_can_be_forced(monkeypatch: pytest.MonkeyPatch, forced: str) -
 @pytest.mark.parametrize(
     ("forced", "message"),
     [
-        ("triton", r"F2F_KERNELS=triton cannot be met \(there are no Triton versions yet\); accepted here: cpp, torch"),
+        ("triton", r"F2F_KERNELS=triton cannot be met \(the Triton versions serve CUDA.*\); accepted here: cpp, torch"),
         ("cuda", r"F2F_KERNELS=cuda cannot be met \(there is no such version\); accepted here: cpp, torch; unset"),
     ],
 )
 def test_an_impossible_version_raises(monkeypatch: pytest.MonkeyPatch, forced: str, message: str) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setattr(dispatch, "_choose", dispatch._choose.__wrapped__)
     monkeypatch.setenv(dispatch.ENVIRONMENT, forced)
     with pytest.raises(ValueError, match=message):
         warp_union(BITS, FLOW)
     with pytest.raises(ValueError, match=message):
         backend_in_use()
+
+
+def test_triton_serves_the_cpu_when_forced_and_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(dispatch, "_choose", dispatch._choose.__wrapped__)
+    assert set(backend_in_use().values()) == {"cpp"}
+    monkeypatch.setenv(dispatch.ENVIRONMENT, "triton")
+    assert backend_in_use()["warp_union"] == "triton"
+
+
+def test_without_triton_the_definitions_run_on_cuda(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dispatch, "find_spec", lambda name: None)
+    monkeypatch.setattr(dispatch, "_choose", dispatch._choose.__wrapped__)
+    dispatch._tell_once.cache_clear()
+    assert set(backend_in_use("cuda").values()) == {"torch"}
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "Triton is not installed; the torch definitions run instead, many times slower"
+    ]
+    monkeypatch.setenv(dispatch.ENVIRONMENT, "triton")
+    with pytest.raises(ValueError, match="Triton is not installed"):
+        backend_in_use("cuda")
+
+
+@pytest.mark.parametrize("isa", native.usable_isas())
+def test_an_instruction_set_can_be_forced(isa: str) -> None:
+    code = "from f2f.kernels import native; print(native.isa_in_use())"
+    environment = os.environ | {native.ISA_ENVIRONMENT: isa}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == isa
+
+
+def test_an_impossible_instruction_set_raises() -> None:
+    environment = os.environ | {native.ISA_ENVIRONMENT: "neon"}
+    command = [sys.executable, "-c", "import sys; from f2f.engine.cli import main; sys.exit(main(['doctor']))"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "F2F_CPU_ISA=neon cannot be met; accepted on this machine: " in done.stderr
+    assert "scalar; unset F2F_CPU_ISA" in done.stderr
+    with pytest.raises(ValueError, match="the instruction set is neon; accepted on this machine: "):
+        native.use_isa("neon")
 
 
 def test_cpp_is_not_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,9 +146,13 @@ def test_cpp_is_not_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         dispatch.choose("warp_union", "cuda")
 
 
-def test_without_the_extension_torch_runs(no_extension: ImportError) -> None:
+def test_without_the_extension_torch_runs(no_extension: ImportError, caplog: pytest.LogCaptureFixture) -> None:
+    dispatch._tell_once.cache_clear()
     assert native.load_error() is no_extension
     assert set(backend_in_use().values()) == {"torch"}
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        f"the C++ extension does not load: {no_extension}; the torch definitions run instead, many times slower"
+    ]
     assert not warp_union(BITS, FLOW).any()
 
 
@@ -112,28 +161,8 @@ def test_without_the_extension_cpp_raises_the_cause(no_extension: ImportError, m
         native.warp_union(BITS, FLOW)
     assert caught.value.__cause__ is no_extension
     monkeypatch.setenv(dispatch.ENVIRONMENT, "cpp")
-    with pytest.raises(ValueError, match=r"does not load: libnothing.so.*accepted here: torch;"):
+    with pytest.raises(ValueError, match=r"does not load: libnothing.so.*accepted here: (triton, )?torch;"):
         warp_union(BITS, FLOW)
-
-
-# torch.library
-
-
-@pytest.mark.parametrize("return_steps", [False, True])
-def test_warp_union_is_a_proper_torch_operator(return_steps: bool) -> None:
-    bits = pack_planes(torch.rand(2, 3, 5, 6, 7) < 0.5)
-    flow = torch.randn(2, 2, 2, 6, 7)
-    torch.library.opcheck(torch.ops.f2f.warp_union.default, (bits, flow, return_steps))
-    torch.library.opcheck(torch.ops.f2f.warp_union.default, (bits[:, :1], flow[:, :0], return_steps))
-
-
-def test_warp_union_stays_one_node_in_an_exported_graph() -> None:
-    class Module(torch.nn.Module):
-        def forward(self, bits: Tensor, flow_xy_px: Tensor) -> Tensor:
-            return warp_union(bits, flow_xy_px)
-
-    program = torch.export.export(Module(), (BITS, FLOW))
-    assert [node.target for node in program.graph.nodes].count(torch.ops.f2f.warp_union.default) == 1
 
 
 # What is refused

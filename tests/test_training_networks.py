@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from f2f.kernels import reference
 from f2f.training.classifier import CamClassifier
-from f2f.training.losses import fast_cost_volume, matching_loss, multiscale_flow_loss
+from f2f.training.losses import matching_loss, multiscale_flow_loss
 from f2f.training.pwcnet import FlowNetwork, PWCNet
 
 
@@ -107,16 +106,6 @@ def test_matching_loss_is_least_where_the_features_match() -> None:
         return float(matching_loss(features, others, flow, known))
 
     assert loss(8, -4) < 0.9 * min(loss(0, 0), loss(-8, 4), loss(8, 4), loss(4, -8))
-
-
-@pytest.mark.parametrize("size_hw", [(1, 1), (5, 3), (9, 17)])
-def test_fast_cost_volume_is_the_reference_with_its_gradients(size_hw: tuple[int, int]) -> None:
-    f1, f2 = (torch.randn(2, 3, *size_hw, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    weights = torch.randn(2, 81, *size_hw, dtype=torch.float64)
-    results = [function(f1, f2) for function in (reference.cost_volume, fast_cost_volume)]
-    torch.testing.assert_close(results[1], results[0])
-    wanted, given = (torch.autograd.grad((result * weights).sum(), (f1, f2)) for result in results)
-    torch.testing.assert_close(given, wanted)
 
 
 def test_flow_loss_is_zero_at_the_truth_and_ignores_unknown_pixels() -> None:

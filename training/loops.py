@@ -19,8 +19,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from f2f.training.classifier import CamClassifier
 from f2f.training.losses import (
     classifier_loss,
-    fast_cost_volume,
-    fast_warp_cost_volume,
     matching_loss,
     multiscale_flow_loss,
 )
@@ -110,10 +108,6 @@ class ClassifierLoop(_Loop):
 
 class FlowLoop(_Loop):
     """Flow from pairs: multi-scale end-point error."""
-
-    def __init__(self, network: PWCNet, options: FlowTraining) -> None:
-        super().__init__(network, options)
-        network.cost_volume, network.warp_cost_volume = fast_cost_volume, fast_warp_cost_volume
 
     def training_step(self, batch: Sample, batch_index: int) -> Tensor:
         """Frames [B,2,3,h,w] RGB and flow [B,3,h,w] -> loss."""

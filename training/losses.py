@@ -1,14 +1,12 @@
-"""Losses, each one function, and the gradient that makes PWC-Net's training fast. Letters: B, C, H, W."""
+"""Losses, each one function. Letters: B, C, H, W."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from f2f.kernels.reference import warp_features
+from f2f.kernels import cost_volume
 from f2f.training.pwcnet import FLOW_UNIT_PX
 
 LEVEL_WEIGHTS = (0.32, 0.08, 0.02, 0.01, 0.005)
@@ -37,46 +35,6 @@ def multiscale_flow_loss(flows: list[Tensor], target_px: Tensor, known: Tensor) 
     return total / target_px.shape[0]
 
 
-def fast_cost_volume(f1: Tensor, f2: Tensor, max_displacement: int = 4) -> Tensor:
-    """`f2f.kernels.cost_volume` with a hand-written gradient: autograd would keep 81 products per level."""
-    result: Tensor = _CostVolume.apply(f1, f2, max_displacement)
-    return result
-
-
-def fast_warp_cost_volume(f1: Tensor, f2: Tensor, flow_xy_px: Tensor, max_displacement: int = 4) -> Tensor:
-    """`f2f.kernels.warp_cost_volume` on `fast_cost_volume`."""
-    return fast_cost_volume(f1, warp_features(f2, flow_xy_px), max_displacement)
-
-
-class _CostVolume(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, f1: Tensor, f2: Tensor, reach: int) -> Tensor:
-        context.save_for_backward(f1, f2)
-        context.reach = reach
-        padded = F.pad(f2, [reach] * 4)
-        return torch.stack([(f1 * shifted).mean(1) for shifted in _shifts(padded, f1, reach)], 1)
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        f1, f2 = context.saved_tensors
-        reach = context.reach
-        padded = F.pad(f2, [reach] * 4)
-        to_f1, to_padded = torch.zeros_like(f1), torch.zeros_like(padded)
-        costs = (gradient / f1.shape[1]).unsqueeze(2).unbind(1)
-        shifted_pairs = zip(costs, _shifts(padded, f1, reach), _shifts(to_padded, f1, reach), strict=True)
-        for cost, shifted, to_shifted in shifted_pairs:
-            to_f1.addcmul_(cost, shifted)
-            to_shifted.addcmul_(cost, f1)
-        return to_f1, to_padded[:, :, reach:-reach, reach:-reach], None
-
-
-def _shifts(padded: Tensor, like: Tensor, reach: int) -> list[Tensor]:
-    """The (2 reach + 1)² windows of `padded`, x fastest; views."""
-    height, width = like.shape[-2:]
-    side = range(2 * reach + 1)
-    return [padded[:, :, y : y + height, x : x + width] for y in side for x in side]
-
-
 def matching_loss(features: list[Tensor], others: list[Tensor], target_px: Tensor, known: Tensor) -> Tensor:
     """How badly the cost volumes of levels 2..5 point at the true displacement: cross-entropy over its 9×9 cells.
 
@@ -89,7 +47,7 @@ def matching_loss(features: list[Tensor], others: list[Tensor], target_px: Tenso
         size_hw = (here.shape[-2], here.shape[-1])
         target = F.adaptive_avg_pool2d(target_px, size_hw) / 2**level  # [B,2,h,w] cells
         usable = (F.adaptive_avg_pool2d(known, size_hw) > 0.99).squeeze(1) & (target.abs() <= 4).all(1)
-        log_shares = (MATCHING_SHARPNESS * fast_cost_volume(here, there)).log_softmax(1)
+        log_shares = (MATCHING_SHARPNESS * cost_volume(here, there)).log_softmax(1)
         wanted = _bilinear_cells(target)
         loss = -(wanted * log_shares).sum(1)
         total = total + (loss * usable).sum() / usable.sum().clamp_min(1)

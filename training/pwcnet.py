@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from f2f.kernels.reference import cost_volume, warp_cost_volume  # the differentiable, exportable forms
+from f2f.kernels import cost_volume, warp_cost_volume
 
 FLOW_UNIT_PX = 20.0
 SIZE_MULTIPLE = 64
@@ -50,7 +50,6 @@ class PWCNet(nn.Module):
     def __init__(self, width: float = 1.0) -> None:
         super().__init__()
         self.width = width
-        self.cost_volume, self.warp_cost_volume = cost_volume, warp_cost_volume
         self._add_pyramid(_scaled(PYRAMID_CHANNELS, width))
         self._add_decoders(_scaled(PYRAMID_CHANNELS, width), _scaled(DENSE_CHANNELS, width))
         self.apply(_initialise)
@@ -109,10 +108,10 @@ class PWCNet(nn.Module):
     def _evidence(self, level: int, here: Tensor, there: Tensor, flows: list[Tensor], dense: Tensor) -> Tensor:
         """What a decoder sees: the cost volume, and below the top also the features and the level above, doubled."""
         if level == 6:
-            return F.leaky_relu(self.cost_volume(here, there, MAX_DISPLACEMENT), 0.1)
+            return F.leaky_relu(cost_volume(here, there, MAX_DISPLACEMENT), 0.1)
         flow = self._run(f"deconv{level + 1}", flows[-1])
         more = self._run(f"upfeat{level + 1}", dense)
-        costs = self.warp_cost_volume(here, there, flow * (FLOW_UNIT_PX / 2**level), MAX_DISPLACEMENT)
+        costs = warp_cost_volume(here, there, flow * (FLOW_UNIT_PX / 2**level), MAX_DISPLACEMENT)
         return torch.cat([F.leaky_relu(costs, 0.1), here, flow, more], 1)
 
     def _dense(self, level: int, evidence: Tensor) -> Tensor:
