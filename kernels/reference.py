@@ -10,9 +10,8 @@ H, W frame size, h, w CAM size. Sizes are (height, width); flow is (x, y) in px.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -209,16 +208,15 @@ def cost_volume(f1: Tensor, f2: Tensor, max_displacement: int = 4) -> Tensor:
 
 def cost_volume_backward(gradient: Tensor, f1: Tensor, f2: Tensor, max_displacement: int) -> tuple[Tensor, Tensor]:
     """The gradients of `cost_volume` by f1 and f2, given that by its result, [B, (2d + 1)^2, H, W]."""
-    to_f1, to_f2 = _gradients(cost_volume, gradient, f1, f2, max_displacement)
-    return to_f1, to_f2
-
-
-def _gradients(function: Callable[..., Tensor], gradient: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    """Gradients by the tensors among the inputs, from autograd."""
-    with torch.enable_grad():
-        given = [value.detach().requires_grad_() if isinstance(value, Tensor) else value for value in inputs]
-        wanted = [value for value in given if isinstance(value, Tensor)]
-        return torch.autograd.grad(function(*given), wanted, gradient)
+    checks.check_features(f1, f2, max_displacement)
+    reach, (height, width) = max_displacement, f1.shape[-2:]
+    padded = F.pad(f2, [reach] * 4)  # [B, C, H + 2d, W + 2d]
+    to_f1, to_padded = torch.zeros_like(f1), torch.zeros_like(padded)
+    for k, cost in enumerate((gradient / f1.shape[1]).unsqueeze(2).unbind(1)):  # [B, 1, H, W]
+        y, x = divmod(k, 2 * reach + 1)
+        to_f1 += cost * padded[:, :, y : y + height, x : x + width]
+        to_padded[:, :, y : y + height, x : x + width] += cost * f1
+    return to_f1, to_padded[:, :, reach : reach + height, reach : reach + width].contiguous()
 
 
 def warp_cost_volume(f1: Tensor, f2: Tensor, flow_xy_px: Tensor, max_displacement: int = 4) -> Tensor:
@@ -236,22 +234,38 @@ def warp_cost_volume_backward(
     gradient: Tensor, f1: Tensor, f2: Tensor, flow_xy_px: Tensor, max_displacement: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of `warp_cost_volume` by f1, f2 and the flow, given that by its result."""
-    to_f1, to_f2, to_flow = _gradients(warp_cost_volume, gradient, f1, f2, flow_xy_px, max_displacement)
-    return to_f1, to_f2, to_flow
+    checks.check_features(f1, f2, max_displacement, flow_xy_px)
+    to_f1, to_warped = cost_volume_backward(gradient, f1, warp_features(f2, flow_xy_px), max_displacement)
+    grid, kept = _sampling_grid(flow_xy_px)  # [B, H, W, 2], [B, H, W]
+    to_sampled = to_warped.to(grid.dtype) * kept[:, None]  # [B, C, H, W]
+    # bilinear (0), zeros outside (0), align_corners; gradients of both. Autograd does not reach into an operator.
+    to_f2, to_grid = torch.ops.aten.grid_sampler_2d_backward(
+        to_sampled, f2.to(grid.dtype), grid, 0, 0, True, [True, True]
+    )
+    steps = [2 / (size - 1 + (size == 1)) for size in (f1.shape[-1], f1.shape[-2])]  # of the grid in a pixel, x and y
+    to_flow = to_grid.movedim(-1, 1) * grid.new_tensor(steps)[:, None, None]  # [B, 2, H, W]
+    return to_f1, to_f2.to(f2.dtype), to_flow.to(flow_xy_px.dtype)
 
 
 def warp_features(features: Tensor, flow_xy_px: Tensor) -> Tensor:
     """Sample `features` [B, C, H, W] at p + flow [B, 2, H, W]; see `warp_cost_volume`."""
-    height, width = features.shape[-2], features.shape[-1]
+    grid, kept = _sampling_grid(flow_xy_px)
+    precise = features.to(grid.dtype)
+    sampled = F.grid_sample(precise, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    return (sampled * kept[:, None]).to(features.dtype)
+
+
+def _sampling_grid(flow_xy_px: Tensor) -> tuple[Tensor, Tensor]:
+    """Where `grid_sample` has to look, [B, H, W, 2] in -1..1, and 1 where enough of a sample is in frame, [B, H, W]."""
+    height, width = flow_xy_px.shape[-2], flow_xy_px.shape[-1]
     precise = torch.promote_types(flow_xy_px.dtype, torch.float32)
     flow = flow_xy_px.to(precise)
     x = flow[:, 0] + torch.arange(width, device=flow.device, dtype=precise)  # [B, H, W]
     y = flow[:, 1] + torch.arange(height, device=flow.device, dtype=precise)[:, None]
     # `+ (size == 1)` keeps a one-pixel axis from dividing by zero and, unlike max(), survives tracing.
     grid = torch.stack([2 * x / (width - 1 + (width == 1)) - 1, 2 * y / (height - 1 + (height == 1)) - 1], dim=-1)
-    sampled = F.grid_sample(features.to(precise), grid, mode="bilinear", padding_mode="zeros", align_corners=True)
     weight = _in_frame(x, width) * _in_frame(y, height)  # [B, H, W]
-    return (sampled * (weight >= IN_FRAME_WEIGHT).to(precise)[:, None]).to(features.dtype)
+    return grid, (weight >= IN_FRAME_WEIGHT).to(precise)
 
 
 def _in_frame(place: Tensor, size: int) -> Tensor:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from f2f.kernels import cost_volume, warp_cost_volume
+from f2f.kernels import cost_volume, dispatch, reference, warp_cost_volume
 from f2f.kernels.reference import warp_features
 
 
@@ -92,12 +92,30 @@ def test_half_features_are_sampled_in_float32(dtype: torch.dtype) -> None:
     torch.testing.assert_close(volume.float(), warp_cost_volume(f1.float(), f2.float(), flow), rtol=2e-2, atol=2e-2)
 
 
-def test_gradients() -> None:
+@pytest.mark.parametrize("forced", ["cpp", "torch"])
+def test_gradients(monkeypatch: pytest.MonkeyPatch, forced: str) -> None:
+    monkeypatch.setenv(dispatch.ENVIRONMENT, forced)
     f1, f2 = (torch.randn(1, 2, 4, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
     assert torch.autograd.gradcheck(lambda a, b: cost_volume(a, b, 2), (f1, f2))
     # Flow that keeps clear of whole pixels, where bilinear sampling has a kink, and of the border.
     flow = (torch.rand(1, 2, 4, 5, dtype=torch.float64) * 0.6 + 0.2).requires_grad_()
     assert torch.autograd.gradcheck(lambda a, b, f: warp_cost_volume(a, b, f, 1), (f1, f2, flow))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+@pytest.mark.parametrize("size_hw", [(1, 1), (6, 1), (5, 7)], ids=str)
+def test_the_definitions_gradients_are_autograds(dtype: torch.dtype, size_hw: tuple[int, int]) -> None:
+    f1, f2 = (torch.randn(2, 3, *size_hw).to(dtype).requires_grad_() for _ in range(2))
+    flow = torch.randn(2, 2, *size_hw).to(dtype).requires_grad_()
+    costs = reference.warp_cost_volume(f1, f2, flow, 2)
+    gradient = torch.randn(costs.shape).to(dtype)
+    wanted = torch.autograd.grad(costs, (f1, f2, flow), gradient)
+    given = reference.warp_cost_volume_backward(gradient, f1.detach(), f2.detach(), flow.detach(), 2)
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-2}[dtype]
+    torch.testing.assert_close(given, wanted, rtol=tolerance, atol=tolerance)
+    wanted = torch.autograd.grad(reference.cost_volume(f1, f2, 1), (f1, f2), gradient[:, :9])
+    given = reference.cost_volume_backward(gradient[:, :9], f1.detach(), f2.detach(), 1)
+    torch.testing.assert_close(given, wanted, rtol=tolerance, atol=tolerance)
 
 
 class _Both(torch.nn.Module):
