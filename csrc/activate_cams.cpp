@@ -1,5 +1,6 @@
-// Class activation maps of all scales and flips, made as wide and high as the frame row by row: first for the peaks,
-// then, where a row can hold anything above the threshold, for the bits. No full-size map of floats ever exists.
+// Class activation maps of all scales and flips, made as wide and high as the frame block by block. An upsampled value
+// never exceeds the CAM's values around it, so whole blocks that cannot raise the peak, or cannot pass the threshold,
+// are not looked at. No full-size map of floats ever exists.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -14,59 +15,112 @@ namespace f2f {
 namespace {
 
 constexpr float kPeakEpsilon = 1e-5f;
+constexpr float kRounding = 1.0f + 1e-5f;  // more than four roundings can raise a value above what it is made of
+
+constexpr std::int64_t kStrip = 16;  // pixel rows that are judged together, as the columns of a block are
 
 struct Job {
     const std::vector<Cam>& cams;
     const std::int64_t* classes;  // [images, planes]
     std::int64_t images, channels, planes, height, width;
-    std::int64_t padded_width() const {
-        const std::int64_t block = rows().cam_block;
-        return (width + block - 1) / block * block;
-    }
+    std::int64_t maps() const { return static_cast<std::int64_t>(cams.size()); }
+    std::int64_t words() const { return (planes + 31) / 32; }
 };
 
-std::int64_t widest(const Job& job) {
-    std::int64_t width = 0;
-    for (const Cam& cam : job.cams) width = std::max(width, cam.width);
-    return width;
+// First and last of the taps of some pixels.
+struct Range {
+    std::int32_t first, last;
+};
+
+// Of every `size` pixels along an axis.
+std::vector<Range> tap_ranges(const Axis& axis, std::int64_t pixels, std::int64_t size) {
+    std::vector<Range> ranges;
+    for (std::int64_t begin = 0; begin < pixels; begin += size) {
+        const std::int64_t end = std::min(pixels, begin + size);
+        const auto [low_first, low_last] = std::minmax_element(axis.low + begin, axis.low + end);
+        const auto [high_first, high_last] = std::minmax_element(axis.high + begin, axis.high + end);
+        ranges.push_back({std::min(*low_first, *high_first), std::max(*low_last, *high_last)});
+    }
+    return ranges;
 }
 
-// One class of one image: its CAMs, each with the two rows that the current pixel row lies between.
-class ClassRows {
+// The frame cut into tiles of kStrip rows and rows().cam_block columns, and what of each CAM makes a tile.
+struct Tiling {
+    explicit Tiling(const Job& job) : block(rows().cam_block) {
+        for (const Cam& cam : job.cams) {
+            strip_rows.push_back(tap_ranges(cam.vertical, job.height, kStrip));
+            block_columns.push_back(tap_ranges(cam.horizontal, job.width, block));
+        }
+        strips = (job.height + kStrip - 1) / kStrip;
+        blocks = (job.width + block - 1) / block;
+    }
+    std::int64_t block, strips, blocks;
+    std::vector<std::vector<Range>> strip_rows, block_columns;  // of each map
+};
+
+// What no value of a map exceeds in a tile, [strips, blocks, maps]; NaN counts as nothing.
+using Bounds = std::vector<float>;
+
+float highest(const float* values, const Range& range) {
+    float highest = 0;
+    for (std::int32_t i = range.first; i <= range.last; ++i) highest = values[i] > highest ? values[i] : highest;
+    return highest;
+}
+
+Bounds find_bounds(const Job& job, const Tiling& tiling, std::int64_t image, std::int64_t channel) {
+    Bounds bounds(tiling.strips * tiling.blocks * job.maps(), 0.0f);
+    std::vector<float> of_rows;  // [rows of the CAM, blocks]
+    for (std::int64_t map = 0; map < job.maps(); ++map) {
+        const Cam& cam = job.cams[map];
+        const float* values = cam.values + (image * job.channels + channel) * cam.height * cam.width;
+        of_rows.clear();
+        for (std::int64_t row = 0; row < cam.height; ++row)
+            for (const Range& columns : tiling.block_columns[map])
+                of_rows.push_back(highest(values + row * cam.width, columns) * kRounding);
+        for (std::int64_t strip = 0; strip < tiling.strips; ++strip)
+            for (std::int64_t row = tiling.strip_rows[map][strip].first; row <= tiling.strip_rows[map][strip].last;
+                 ++row)
+                for (std::int64_t block = 0; block < tiling.blocks; ++block) {
+                    float& bound = bounds[(strip * tiling.blocks + block) * job.maps() + map];
+                    bound = std::max(bound, of_rows[row * tiling.blocks + block]);
+                }
+    }
+    return bounds;
+}
+
+// Rows of the CAMs of one class in one image, made as wide as the frame on demand.
+class WideRows {
   public:
-    explicit ClassRows(const Job& job)
+    WideRows(const Job& job, const Tiling& tiling)
         : job_(job),
-          stride_(job.padded_width()),
-          wide_(make_zeros<float>(job.cams.size() * 2 * stride_)),
-          narrow_(make_zeros<float>(widest(job) + rows().cam_block)),
-          held_(job.cams.size() * 2, -1),
-          maps_(job.cams.size()) {}
+          stride_(tiling.blocks * tiling.block),
+          held_(job.maps() * 2),
+          wide_(make_zeros<float>(job.maps() * 2 * stride_)) {
+        std::int64_t widest = 0;
+        for (const Cam& cam : job.cams) widest = std::max(widest, cam.width);
+        narrow_ = make_zeros<float>(widest + tiling.block);
+    }
 
     void start(std::int64_t image, std::int64_t channel) {
-        image_ = image;
-        channel_ = channel;
+        first_value_ = image * job_.channels + channel;
         std::fill(held_.begin(), held_.end(), -1);
     }
 
-    // The CAMs around pixel row y.
-    const CamRows* at(std::int64_t y) {
-        for (std::size_t map = 0; map < job_.cams.size(); ++map) {
-            const Axis& axis = job_.cams[map].vertical;
-            maps_[map] = {row_of(map, axis.low[y]), row_of(map, axis.high[y]), axis.low_weight[y], axis.high_weight[y]};
-        }
-        return maps_.data();
+    // The two rows of a map that pixel row y lies between.
+    CamRows around(std::int64_t map, std::int64_t y) {
+        const Axis& axis = job_.cams[map].vertical;
+        return {row(map, axis.low[y]), row(map, axis.high[y]), axis.low_weight[y], axis.high_weight[y]};
     }
 
   private:
-    // Row `row` of a CAM, as wide as the frame. Even and odd rows have a place each: neighbours never evict each other.
-    const float* row_of(std::size_t map, std::int32_t row) {
-        const std::size_t place = map * 2 + row % 2;
+    // Even and odd rows have a place each: neighbours never evict each other.
+    const float* row(std::int64_t map, std::int32_t row) {
+        const std::int64_t place = map * 2 + row % 2;
         float* wide = wide_.get() + place * stride_;
         if (held_[place] != row) {
             const Cam& cam = job_.cams[map];
-            const float* values = cam.values + ((image_ * job_.channels + channel_) * cam.height + row) * cam.width;
-            std::copy_n(values, cam.width, narrow_.get());
             const Axis& axis = cam.horizontal;
+            std::copy_n(cam.values + (first_value_ * cam.height + row) * cam.width, cam.width, narrow_.get());
             rows().cam_columns(narrow_.get(), axis.low, axis.high, axis.low_weight, axis.high_weight, job_.width, wide);
             held_[place] = row;
         }
@@ -74,57 +128,101 @@ class ClassRows {
     }
 
     const Job& job_;
-    std::int64_t stride_, image_ = 0, channel_ = 0;
-    Scratch<float> wide_, narrow_;  // narrow_: one row as it is, with room behind it
+    std::int64_t stride_, first_value_ = 0;
     std::vector<std::int32_t> held_;
-    std::vector<CamRows> maps_;
+    Scratch<float> wide_, narrow_;  // narrow_: one row as it is, with room behind it
 };
 
-// Rows first..end-1 of one image.
-struct Band {
-    std::int64_t image, first, end;
+// The maps that can exceed `level` in a tile, those that can be highest first.
+void choose_maps(const float* bounds, std::int64_t maps, float level, std::vector<std::int64_t>& chosen) {
+    chosen.clear();
+    for (std::int64_t map = 0; map < maps; ++map)
+        if (bounds[map] > level) chosen.push_back(map);
+    std::sort(chosen.begin(), chosen.end(), [&](std::int64_t a, std::int64_t b) { return bounds[a] > bounds[b]; });
+}
+
+// Calls work(y, first column, CAM rows, their number) for every row of the strip's tiles and the maps that can exceed
+// `level` there.
+template <typename Work>
+void visit_strip(const Job& job, const Tiling& tiling, const Bounds& bounds, std::int64_t strip, WideRows& wide,
+                 float level, const Work& work) {
+    const float* of_strip = bounds.data() + strip * tiling.blocks * job.maps();
+    if (*std::max_element(of_strip, of_strip + tiling.blocks * job.maps()) <= level) return;
+    std::vector<std::vector<std::int64_t>> chosen(tiling.blocks);
+    for (std::int64_t block = 0; block < tiling.blocks; ++block)
+        choose_maps(of_strip + block * job.maps(), job.maps(), level, chosen[block]);
+    std::vector<CamRows> around(job.cams.size());
+    const std::int64_t end = std::min(job.height, (strip + 1) * kStrip);
+    for (std::int64_t y = strip * kStrip; y < end; ++y)
+        for (std::int64_t block = 0; block < tiling.blocks; ++block) {
+            int count = 0;
+            for (const std::int64_t map : chosen[block]) around[count++] = wide.around(map, y);
+            if (count > 0) work(y, block * tiling.block, around.data(), count);
+        }
+}
+
+// Starts in the strip where the peak may be highest; most of the others then cannot reach it.
+float find_peak(const Job& job, const Tiling& tiling, const Bounds& bounds, std::int64_t image, std::int64_t channel) {
+    WideRows wide(job, tiling);
+    wide.start(image, channel);
+    float peak = 0;
+    const auto raise = [&](std::int64_t, std::int64_t x, const CamRows* maps, int count) {
+        peak = std::max(peak, rows().cam_peak(maps, count, x));
+    };
+    const std::int64_t highest = std::max_element(bounds.begin(), bounds.end()) - bounds.begin();
+    const std::int64_t first = highest / (tiling.blocks * job.maps());
+    visit_strip(job, tiling, bounds, first, wide, peak, raise);
+    for (std::int64_t strip = 0; strip < tiling.strips; ++strip)
+        if (strip != first) visit_strip(job, tiling, bounds, strip, wide, peak, raise);
+    return peak;
+}
+
+// What is known of one listed class of an image.
+struct Found {
+    Bounds bounds;
+    float threshold;
 };
 
-// Enough bands to keep every thread busy.
-std::vector<Band> cut_into_bands(const Job& job, int threads) {
-    const std::int64_t bands = job.images >= threads ? 1 : std::min<std::int64_t>(job.height, threads);
-    std::vector<Band> all;
-    for (std::int64_t image = 0; image < job.images; ++image)
-        for (std::int64_t band = 0; band < bands; ++band)
-            all.push_back({image, part_begin(job.height, band, bands), part_begin(job.height, band + 1, bands)});
-    return all;
-}
-
-// row_peaks [images, planes, height]
-void find_row_peaks(const Job& job, const Band& band, float* row_peaks) {
-    ClassRows maps(job);
+// Sets the bits of strips first..end-1 of one image, bits [words, height, width].
+void set_bits(const Job& job, const Tiling& tiling, const std::vector<Found>& found, std::int64_t image,
+              std::int64_t first, std::int64_t end, std::int32_t* bits) {
+    const std::int64_t plane_size = job.height * job.width;
+    const std::int64_t begin_row = first * kStrip, end_row = std::min(job.height, end * kStrip);
+    for (std::int64_t word = 0; word < job.words(); ++word)
+        std::fill_n(bits + word * plane_size + begin_row * job.width, (end_row - begin_row) * job.width, 0);
+    WideRows wide(job, tiling);
     for (std::int64_t plane = 0; plane < job.planes; ++plane) {
-        const std::int64_t channel = job.classes[band.image * job.planes + plane];
-        float* peaks = row_peaks + (band.image * job.planes + plane) * job.height;
-        maps.start(band.image, channel);
-        for (std::int64_t y = band.first; y < band.end; ++y)
-            peaks[y] = channel < 0 ? 0.0f : rows().cam_peak(maps.at(y), static_cast<int>(job.cams.size()), job.width);
-    }
-}
-
-void set_bits(const Job& job, const Band& band, const float* row_peaks, const float* peaks, float theta,
-              std::int32_t* bits) {
-    ClassRows maps(job);
-    const std::int64_t words = (job.planes + 31) / 32, row_words = (band.end - band.first) * job.width;
-    for (std::int64_t word = 0; word < words; ++word)
-        std::memset(bits + ((band.image * words + word) * job.height + band.first) * job.width, 0,
-                    row_words * sizeof(std::int32_t));
-    for (std::int64_t plane = 0; plane < job.planes; ++plane) {
-        const std::int64_t listed = band.image * job.planes + plane, channel = job.classes[listed];
+        const std::int64_t channel = job.classes[image * job.planes + plane];
         if (channel < 0) continue;
-        const float threshold = theta * (peaks[listed] + kPeakEpsilon);
+        wide.start(image, channel);
+        const float threshold = found[plane].threshold;
         const auto bit = static_cast<std::int32_t>(std::uint32_t{1} << (plane % 32));
-        maps.start(band.image, channel);
-        for (std::int64_t y = band.first; y < band.end; ++y)
-            if (row_peaks[listed * job.height + y] > threshold)
-                rows().cam_bits(maps.at(y), static_cast<int>(job.cams.size()), job.width, threshold, bit,
-                                bits + ((band.image * words + plane / 32) * job.height + y) * job.width);
+        const auto set = [&](std::int64_t y, std::int64_t x, const CamRows* maps, int count) {
+            rows().cam_bits(maps, count, x, std::min(tiling.block, job.width - x), threshold, bit,
+                            bits + plane / 32 * plane_size + y * job.width + x);
+        };
+        for (std::int64_t strip = first; strip < end; ++strip)
+            visit_strip(job, tiling, found[plane].bounds, strip, wide, threshold, set);
     }
+}
+
+// bits [words, height, width], peaks [planes] of one image.
+void activate_image(const Job& job, const Tiling& tiling, std::int64_t image, float theta, std::int32_t* bits,
+                    float* peaks, int threads) {
+    std::vector<Found> found(job.planes);
+    parallel_for(job.planes, threads, [&](std::int64_t plane) {
+        const std::int64_t channel = job.classes[image * job.planes + plane];
+        peaks[plane] = 0;
+        if (channel < 0) return;
+        found[plane].bounds = find_bounds(job, tiling, image, channel);
+        peaks[plane] = find_peak(job, tiling, found[plane].bounds, image, channel);
+        found[plane].threshold = theta * (peaks[plane] + kPeakEpsilon);
+    });
+    const std::int64_t parts = std::min<std::int64_t>(threads, tiling.strips);
+    parallel_for(parts, threads, [&](std::int64_t part) {
+        set_bits(job, tiling, found, image, part_begin(tiling.strips, part, parts),
+                 part_begin(tiling.strips, part + 1, parts), bits);
+    });
 }
 
 void check_axis(const Axis& axis, std::int64_t cam_size, std::int64_t size) {
@@ -162,15 +260,13 @@ void activate_cams(const std::vector<Cam>& cams, const std::int64_t* classes, fl
                    std::int64_t width, int threads) {
     const Job job{cams, classes, images, channels, planes, height, width};
     check(job, bits, peaks, threads);
-    threads = threads_for(images * planes * height * width * static_cast<std::int64_t>(cams.size()), threads);
-    const std::vector<Band> bands = cut_into_bands(job, threads);
-    const Scratch<float> row_peaks = make_scratch<float>(images * planes * height);
-    const auto count = static_cast<std::int64_t>(bands.size());
-    parallel_for(count, threads, [&](std::int64_t band) { find_row_peaks(job, bands[band], row_peaks.get()); });
-    for (std::int64_t i = 0; i < images * planes; ++i)
-        peaks[i] = *std::max_element(row_peaks.get() + i * height, row_peaks.get() + (i + 1) * height);
-    parallel_for(count, threads,
-                 [&](std::int64_t band) { set_bits(job, bands[band], row_peaks.get(), peaks, theta, bits); });
+    const Tiling tiling(job);
+    threads = threads_for(0.1 * static_cast<double>(images * planes * height * width * job.maps()), threads);
+    const bool by_image = images >= threads;  // or else the threads share an image
+    parallel_for(images, by_image ? threads : 1, [&](std::int64_t image) {
+        activate_image(job, tiling, image, theta, bits + image * job.words() * height * width, peaks + image * planes,
+                       by_image ? 1 : threads);
+    });
 }
 
 }  // namespace f2f

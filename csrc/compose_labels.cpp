@@ -19,22 +19,17 @@ struct Plane {
 
 std::int32_t bit_of(std::int64_t plane) { return static_cast<std::int32_t>(std::uint32_t{1} << (plane % 32)); }
 
-// The planes of an image that hold anything, weakest claim first. Areas matter only where several do.
+// The planes of an image that hold anything, weakest claim first.
 std::vector<Claim> find_claims(const std::int32_t* bits, const std::int64_t* classes, std::int64_t planes,
                                std::int64_t pixels) {
     std::vector<Plane> found;
-    std::int32_t seen = 0;
+    std::int64_t areas[32];
     for (std::int64_t plane = 0; plane < planes; ++plane) {
-        const std::int32_t* words = bits + plane / 32 * pixels;
-        if (plane % 32 == 0) seen = rows().any_bits(words, pixels);
-        if (classes[plane] >= 0 && (seen & bit_of(plane)) != 0)
-            found.push_back(
-                {{static_cast<std::int32_t>(plane / 32), bit_of(plane), static_cast<std::int32_t>(classes[plane] + 1)},
-                 0});
+        if (plane % 32 == 0) rows().count_bits(bits + plane / 32 * pixels, pixels, areas);
+        const auto label = static_cast<std::int32_t>(classes[plane] + 1);
+        if (label > 0 && areas[plane % 32] > 0)
+            found.push_back({{static_cast<std::int32_t>(plane / 32), bit_of(plane), label}, areas[plane % 32]});
     }
-    if (found.size() > 1)
-        for (Plane& plane : found)
-            plane.area = rows().count_bit(bits + plane.claim.word * pixels, pixels, plane.claim.bit);
     std::sort(found.begin(), found.end(), [](const Plane& a, const Plane& b) {
         return a.area != b.area ? a.area > b.area : a.claim.label > b.claim.label;
     });
@@ -58,7 +53,7 @@ void compose_labels(const std::int32_t* bits, const std::int64_t* classes, const
         if (classes[i] < -1 || classes[i] > kMaxClass)
             throw std::invalid_argument("classes holds " + std::to_string(classes[i]) +
                                         "; accepted: 0..253, or -1 for none");
-    threads = threads_for(images * pixels * (2 + planes / 4), threads);
+    threads = threads_for(static_cast<double>(images * pixels) * (1 + 0.05 * static_cast<double>(planes)), threads);
     std::vector<std::vector<Claim>> claims(images);
     parallel_for(images, threads, [&](std::int64_t image) {
         claims[image] = find_claims(bits + image * words * pixels, classes + image * planes, planes, pixels);

@@ -16,36 +16,36 @@ std::int64_t round_up(std::int64_t size, std::int64_t block) { return (size + bl
 
 std::int64_t square(std::int64_t side) { return side * side; }
 
-// Planes of several images laid out row by row, [images, margin + height + margin, depth, stride], so that what one
-// row of pixels needs is close together; zeros around the frame, pixel 0 at column `margin`.
+// Features of several images laid out row by row, [images, reach + height + reach, channels, stride], so that what one
+// row of pixels needs is close together; zeros around the frame, pixel 0 at column `reach`.
 template <typename T>
 class Padded {
   public:
-    Padded(std::int64_t images, std::int64_t depth, const Features& size, int margin)
-        : depth_(depth),
-          height_(size.height),
-          width_(size.width),
-          margin_(margin),
-          stride_(round_up(round_up(width_, rows().cost_block) + 2 * margin, kCacheLine / sizeof(T))),
-          values_(make_scratch<T>(images * (height_ + 2 * margin) * depth * stride_)) {
+    Padded(std::int64_t images, const Features& size)
+        : size_(size),
+          margin_(size.reach),
+          stride_(round_up(round_up(size.width, rows().template block<T>()) + 2 * margin_, kCacheLine / sizeof(T))),
+          values_(make_scratch<T>(images * (size.height + 2 * margin_) * size.channels * stride_)) {
         for (std::int64_t image = 0; image < images; ++image)
-            for (std::int64_t y = 0; y < margin; ++y)
-                for (T* row : {line(image, -1 - y), line(image, height_ + y)}) std::fill_n(row, depth * stride_, T(0));
+            for (std::int64_t y = 0; y < margin_; ++y)
+                for (T* row : {line(image, -1 - y), line(image, size.height + y)})
+                    std::fill_n(row, size.channels * stride_, T(0));
     }
     T* line(std::int64_t image, std::int64_t y) {  // y = -margin is the first
-        return values_.get() + (image * (height_ + 2 * margin_) + y + margin_) * depth_ * stride_;
+        return values_.get() + (image * (size_.height + 2 * margin_) + y + margin_) * size_.channels * stride_;
     }
     // Where pixel 0 of a row goes; the row's margins are made zero.
-    T* start_row(std::int64_t image, std::int64_t y, std::int64_t plane) {
-        T* row = line(image, y) + plane * stride_;
+    T* start_row(std::int64_t image, std::int64_t y, std::int64_t channel) {
+        T* row = line(image, y) + channel * stride_;
         std::fill_n(row, margin_, T(0));
-        std::fill(row + margin_ + width_, row + stride_, T(0));
+        std::fill(row + margin_ + size_.width, row + stride_, T(0));
         return row + margin_;
     }
     std::int64_t stride() const { return stride_; }
 
   private:
-    std::int64_t depth_, height_, width_, margin_, stride_;
+    Features size_;
+    std::int64_t margin_, stride_;
     Scratch<T> values_;
 };
 
@@ -140,19 +140,19 @@ class Group {
     Group(const Features& size, std::int64_t first, std::int64_t images, int threads)
         : size_(size), first_(first), images_(images), threads_(threads), plane_(size.height * size.width) {}
 
-    // Dense planes [all images, depth, height, width] into rows.
-    void lay_out(const T* dense, std::int64_t depth, Padded<T>& padded) const {
-        for_rows(depth, [&](std::int64_t image, std::int64_t y) {
-            for (std::int64_t plane = 0; plane < depth; ++plane) {
-                const T* row = dense + ((first_ + image) * depth + plane) * plane_ + y * size_.width;
-                std::copy_n(row, size_.width, padded.start_row(image, y, plane));
+    // Dense features [all images, channels, height, width] into rows.
+    void lay_out(const T* dense, Padded<T>& padded) const {
+        for_rows(size_.channels, [&](std::int64_t image, std::int64_t y) {
+            for (std::int64_t channel = 0; channel < size_.channels; ++channel) {
+                const T* row = dense + ((first_ + image) * size_.channels + channel) * plane_ + y * size_.width;
+                std::copy_n(row, size_.width, padded.start_row(image, y, channel));
             }
         });
     }
 
     // Likewise, sampled along the flow where there is one.
     void lay_out_sampled(const T* dense, const T* flow_xy_px, Padded<T>& padded) const {
-        if (flow_xy_px == nullptr) return lay_out(dense, size_.channels, padded);
+        if (flow_xy_px == nullptr) return lay_out(dense, padded);
         for_rows(size_.channels * 4, [&](std::int64_t image, std::int64_t y) {
             Samples<T> samples(size_.width);
             find_samples(flow_xy_px + (first_ + image) * 2 * plane_, size_, y, samples);
@@ -162,57 +162,44 @@ class Group {
         });
     }
 
-    // The gradient of the costs as seen from f2: plane e of pixel p is plane -e of pixel p + e; 0 outside the frame.
-    void lay_out_mirrored(const T* gradient, Padded<T>& padded) const {
-        const std::int64_t side = 2 * size_.reach + 1, planes = square(side);
-        for_rows(planes, [&](std::int64_t image, std::int64_t y) {
-            for (std::int64_t k = 0; k < planes; ++k) {
-                const std::int64_t from_y = y + k / side - size_.reach, shift = k % side - size_.reach;
-                T* to = padded.start_row(image, y, k);
-                std::fill_n(to, size_.width, T(0));
-                if (from_y < 0 || from_y >= size_.height) continue;
-                const T* row = gradient + ((first_ + image) * planes + planes - 1 - k) * plane_ + from_y * size_.width;
-                const std::int64_t begin = std::max<std::int64_t>(0, -shift);
-                const std::int64_t end = std::min(size_.width, size_.width - shift);
-                if (begin < end) std::copy(row + begin + shift, row + end + shift, to + begin);
-            }
-        });
-    }
-
-    void find_costs(Padded<T>& f1, Padded<T>& f2, T* to) const {
+    void find_costs(const T* f1, Padded<T>& f2, T* to) const {
         const std::int64_t together = rows().cost_rows, bands = (size_.height + together - 1) / together;
         const std::int64_t operations = images_ * plane_ * size_.channels * square(2 * size_.reach + 1);
-        parallel_for(images_ * bands, threads_for(operations, threads_), [&](std::int64_t piece) {
-            const std::int64_t image = piece / bands, y = piece % bands * together;
-            CostRows<T> job;
-            job.f1 = f1.line(image, y);
-            job.f2 = f2.line(image, y - size_.reach);
-            job.costs = to + (first_ + image) * square(2 * size_.reach + 1) * plane_ + y * size_.width;
-            job.channels = size_.channels;
-            job.f1_stride = f1.stride();
-            job.f2_stride = f2.stride();
-            job.width = size_.width;
-            job.plane = plane_;
-            job.reach = size_.reach;
-            job.rows = static_cast<int>(std::min(together, size_.height - y));
-            costs(job);
-        });
+        parallel_for(
+            images_ * bands, threads_for(static_cast<double>(operations) / 15, threads_), [&](std::int64_t piece) {
+                const std::int64_t image = piece / bands, y = piece % bands * together;
+                const Scratch<T> tile = make_scratch<T>(size_.channels * together * rows().template block<T>());
+                CostRows<T> job;
+                job.f1 = f1 + (first_ + image) * size_.channels * plane_ + y * size_.width;
+                job.f2 = f2.line(image, y - size_.reach);
+                job.costs = to + (first_ + image) * square(2 * size_.reach + 1) * plane_ + y * size_.width;
+                job.tile = tile.get();
+                job.channels = size_.channels;
+                job.f2_stride = f2.stride();
+                job.width = size_.width;
+                job.plane = plane_;
+                job.reach = size_.reach;
+                job.rows = static_cast<int>(std::min(together, size_.height - y));
+                costs(job);
+            });
     }
 
-    // `to` [images of the group, channels, height, width]
-    void find_gradient(Padded<T>& of_costs, Padded<T>& features, T* to) const {
+    // By f1, where the features are f2, or mirrored by f2, where they are f1; `to` [images of the group, channels,
+    // height, width].
+    void find_gradient(const T* of_costs, Padded<T>& features, bool mirrored, T* to) const {
         for_rows(size_.channels * square(2 * size_.reach + 1), [&](std::int64_t image, std::int64_t y) {
             GradientRow<T> job;
-            job.gradient = of_costs.line(image, y);
+            job.of_costs = of_costs + (first_ + image) * square(2 * size_.reach + 1) * plane_;
             job.features = features.line(image, y - size_.reach);
             job.to = to + image * size_.channels * plane_ + y * size_.width;
             job.channels = size_.channels;
-            job.gradient_stride = of_costs.stride();
             job.features_stride = features.stride();
+            job.y = y;
+            job.height = size_.height;
             job.width = size_.width;
-            job.plane = plane_;
             job.scale = T(1) / static_cast<T>(size_.channels);
             job.reach = size_.reach;
+            job.mirrored = mirrored;
             gradient(job);
         });
     }
@@ -262,7 +249,7 @@ class Group {
     // Calls work(image of the group, row) for every row; so many operations are spent on a pixel.
     template <typename Work>
     void for_rows(std::int64_t operations, const Work& work) const {
-        const int threads = threads_for(images_ * plane_ * operations, threads_);
+        const int threads = threads_for(static_cast<double>(images_ * plane_ * operations) / 15, threads_);
         parallel_for(images_ * size_.height, threads,
                      [&](std::int64_t piece) { work(piece / size_.height, piece % size_.height); });
     }
@@ -299,10 +286,9 @@ template <typename T>
 void cost_volume(const T* f1, const T* f2, const T* flow_xy_px, T* costs, const Features& size, int threads) {
     check(f1, f2, costs, size, threads);
     for_groups<T>(size, threads, [&](const Group<T>& group, std::int64_t, std::int64_t images) {
-        Padded<T> here(images, size.channels, size, 0), there(images, size.channels, size, size.reach);
-        group.lay_out(f1, size.channels, here);
+        Padded<T> there(images, size);
         group.lay_out_sampled(f2, flow_xy_px, there);
-        group.find_costs(here, there, costs);
+        group.find_costs(f1, there, costs);
     });
 }
 
@@ -312,20 +298,17 @@ void cost_volume_backward(const T* gradient, const T* f1, const T* f2, const T* 
     check(f1, f2, gradient, size, threads);
     check_pointer("to_f1", to_f1, {size.images, size.channels, size.height, size.width});
     check_pointer("to_f2", to_f2, {size.images, size.channels, size.height, size.width});
-    const std::int64_t planes = square(2 * size.reach + 1), image_size = size.channels * size.height * size.width;
+    const std::int64_t image_size = size.channels * size.height * size.width;
     for_groups<T>(size, threads, [&](const Group<T>& group, std::int64_t first, std::int64_t images) {
-        Padded<T> of_costs(images, planes, size, 0), features(images, size.channels, size, size.reach);
-        group.lay_out(gradient, planes, of_costs);
+        Padded<T> features(images, size);
         group.lay_out_sampled(f2, flow_xy_px, features);
-        group.find_gradient(of_costs, features, to_f1 + first * image_size);
-        Padded<T> mirrored(images, planes, size, 0);
-        group.lay_out_mirrored(gradient, mirrored);
-        group.lay_out(f1, size.channels, features);
-        if (flow_xy_px == nullptr) return group.find_gradient(mirrored, features, to_f2 + first * image_size);
-        std::vector<T> to_sampled(images * image_size);
-        group.find_gradient(mirrored, features, to_sampled.data());
-        group.spread_to_features(to_sampled.data(), flow_xy_px, to_f2);
-        group.spread_to_flow(to_sampled.data(), f2, flow_xy_px, to_flow);
+        group.find_gradient(gradient, features, false, to_f1 + first * image_size);
+        group.lay_out(f1, features);
+        if (flow_xy_px == nullptr) return group.find_gradient(gradient, features, true, to_f2 + first * image_size);
+        const Scratch<T> to_sampled = make_scratch<T>(images * image_size);
+        group.find_gradient(gradient, features, true, to_sampled.get());
+        group.spread_to_features(to_sampled.get(), flow_xy_px, to_f2);
+        group.spread_to_flow(to_sampled.get(), f2, flow_xy_px, to_flow);
     });
 }
 

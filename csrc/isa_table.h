@@ -12,9 +12,10 @@ namespace f2f::F2F_ISA {
 
 extern const Rows table;
 const Rows table = {
-    F2F_TEXT(F2F_ISA), kCamBlock,     kCostRows,      kLanes<float>, warp,          cam_columns,     cam_peak,
-    cam_bits,          any_bits,      count_bit,      labels,        sample<float>, sample<double>,  sum_taps<float>,
-    sum_taps<double>,  spread<float>, spread<double>, costs<float>,  costs<double>, gradient<float>, gradient<double>,
+    F2F_TEXT(F2F_ISA), kCamBlock,      kCostRows,       kLanes<float>,    warp,
+    cam_columns,       cam_peak,       cam_bits,        count_bits,       labels,
+    sample<float>,     sample<double>, sum_taps<float>, sum_taps<double>, spread<float>,
+    spread<double>,    costs<float>,   costs<double>,   gradient<float>,  gradient<double>,
 };
 
 }  // namespace f2f::F2F_ISA

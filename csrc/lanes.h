@@ -33,7 +33,17 @@ F2F_INLINE void store(T* to, Vector<T> vector) {
 // Stores the first `count` lanes only.
 template <typename T>
 F2F_INLINE void store_first(T* to, Vector<T> vector, std::int64_t count) {
+    if (count >= kLanes<T>) return store<T>(to, vector);
     std::memcpy(to, &vector, count * sizeof(T));
+}
+
+// Lanes first..end-1 only; zeros, and nothing read, in the others.
+template <typename T>
+F2F_INLINE Vector<T> load_within(const T* from, std::int64_t first, std::int64_t end) {
+    if (first <= 0 && end >= kLanes<T>) return load(from);
+    T values[kLanes<T>] = {};
+    for (std::int64_t lane = first > 0 ? first : 0; lane < end && lane < kLanes<T>; ++lane) values[lane] = from[lane];
+    return load(values);
 }
 
 template <typename T>

@@ -56,10 +56,10 @@ void parallel_for(std::int64_t pieces, int threads, const Work& work) {
     });
 }
 
-// How many of the threads are worth starting for so many multiplications or the like: one per tens of microseconds.
-inline int threads_for(std::int64_t operations, int threads) {
-    constexpr std::int64_t per_thread = 1 << 18;
-    return static_cast<int>(std::clamp<std::int64_t>(operations / per_thread, 1, threads));
+// How many of the threads are worth starting for work of about so many nanoseconds: to start one takes some 50 µs.
+inline int threads_for(double nanoseconds, int threads) {
+    constexpr double per_thread = 2e5;
+    return std::clamp(static_cast<int>(std::min(nanoseconds / per_thread, 1e6)), 1, threads);
 }
 
 // A range of `size` things, cut into `parts` nearly equal ones: where part number `part` begins.

@@ -29,26 +29,29 @@ struct Claim {
     std::int32_t word, bit, label;
 };
 
-// One pixel row against its neighbourhood. Rows are padded with zeros: f1 [channels, f1_stride] and
-// f2 [2 * reach + 1 + ·, channels, f2_stride], whose column x + reach is pixel x.
+// Some pixel rows against their neighbourhood. f1 and costs are dense, their planes `plane` apart; f2 is laid out row
+// by row, [rows + 2 * reach, channels, f2_stride], padded with zeros: column x + reach is pixel x.
 template <typename T>
 struct CostRows {
-    const T* f1;  // of the first of `rows` pixel rows
-    const T* f2;  // of the row `reach` above it
-    T* costs;     // [(2 * reach + 1)^2, height, width] from the first row on
-    std::int64_t channels, f1_stride, f2_stride, width, plane;
+    const T* f1;  // [channels, ·, width] from the first of `rows` pixel rows on
+    const T* f2;  // from the row `reach` above it on
+    T* costs;     // [(2 * reach + 1)^2, ·, width] from the first row on
+    T* tile;      // working memory, [channels, cost_rows, cost_block]
+    std::int64_t channels, f2_stride, width, plane;
     int reach, rows;
 };
 
-// The gradient of one row: to[c, x] = scale * sum over k of gradient[k, x] * features[row of k, c, x + column of k].
+// The gradient of row y: to[c, x] = scale * sum over k of of_costs[k, y, x] * features[row of k, c, x + column of k],
+// or, mirrored, of of_costs[-k, y + row of k, x + column of k] * the same: what f2 is to f1, f1 is to f2.
 template <typename T>
 struct GradientRow {
-    const T* gradient;  // [(2 * reach + 1)^2, gradient_stride]
+    const T* of_costs;  // [(2 * reach + 1)^2, height, width]
     const T* features;  // [2 * reach + 1, channels, features_stride], column x + reach is pixel x
     T* to;              // [channels, ·, width] from this row on
-    std::int64_t channels, gradient_stride, features_stride, width, plane;
+    std::int64_t channels, features_stride, y, height, width;
     T scale;
     int reach;
+    bool mirrored;
 };
 
 // Where each pixel of a row samples a plane: four taps, and their weights (0 for a tap outside the frame). Of a vector
@@ -65,7 +68,7 @@ struct Rows {
     const char* name;
     int cam_block;   // floats; CamRows are padded to a multiple of it
     int cost_rows;   // how many pixel rows a CostRows may hold
-    int cost_block;  // values; CostRows and GradientRows are padded to a multiple of it
+    int cost_block;  // values; rows that are laid out are padded to a multiple of it
     template <typename T>
     int block() const {  // values of type T in a vector
         return cost_block * static_cast<int>(sizeof(float)) / static_cast<int>(sizeof(T));
@@ -73,11 +76,10 @@ struct Rows {
     void (*warp)(const WarpRow&);
     void (*cam_columns)(const float* row, const std::int32_t* low, const std::int32_t* high, const float* low_weight,
                         const float* high_weight, std::int64_t width, float* wide);
-    float (*cam_peak)(const CamRows* maps, int count, std::int64_t width);
-    void (*cam_bits)(const CamRows* maps, int count, std::int64_t width, float threshold, std::int32_t bit,
-                     std::int32_t* words);
-    std::int32_t (*any_bits)(const std::int32_t* words, std::int64_t count);
-    std::int64_t (*count_bit)(const std::int32_t* words, std::int64_t count, std::int32_t bit);
+    float (*cam_peak)(const CamRows* maps, int count, std::int64_t x);
+    void (*cam_bits)(const CamRows* maps, int count, std::int64_t x, std::int64_t pixels, float threshold,
+                     std::int32_t bit, std::int32_t* words);
+    void (*count_bits)(const std::int32_t* words, std::int64_t count, std::int64_t* counts);  // of each of 32 bits
     void (*labels)(const std::int32_t* words, std::int64_t plane, const Claim* claims, int count, const float* saliency,
                    float theta_b, std::int64_t pixels, std::uint8_t* labels);
     void (*sample_f32)(const SampleRow<float>&, const float* plane, float* sampled);

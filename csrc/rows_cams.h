@@ -24,46 +24,54 @@ void cam_columns(const float* row, const std::int32_t* low, const std::int32_t* 
     for (; x < width; ++x) wide[x] = row[low[x]] * low_weight[x] + row[high[x]] * high_weight[x];
 }
 
-struct CamBlock {
-    Floats strongest[kCamVectors];
-};
-
-// The strongest of 0 and all CAMs; a NaN is passed over.
-F2F_INLINE CamBlock strongest_of(const CamRows* maps, int count, std::int64_t x) {
-    CamBlock block = {};
-    for (int map = 0; map < count; ++map) {
-        const Floats low_weight = splat(maps[map].low_weight), high_weight = splat(maps[map].high_weight);
-        for (int i = 0; i < kCamVectors; ++i) {
-            const Floats low = load(maps[map].low + x + i * kLanes<float>) * low_weight;
-            const Floats high = load(maps[map].high + x + i * kLanes<float>) * high_weight;
-            block.strongest[i] = larger(low + high, block.strongest[i]);
-        }
-    }
-    return block;
+// The CAM at one vector of pixels.
+F2F_INLINE Floats between(const CamRows& map, Floats low_weight, Floats high_weight, std::int64_t x) {
+    return load(map.low + x) * low_weight + load(map.high + x) * high_weight;
 }
 
-float cam_peak(const CamRows* maps, int count, std::int64_t width) {
-    Floats peak = {};
-    for (std::int64_t x = 0; x < width; x += kCamBlock) {
-        const CamBlock block = strongest_of(maps, count, x);
-        for (const Floats& strongest : block.strongest) peak = larger(strongest, peak);
+// The highest value of 0 and all CAMs in one block; a NaN is passed over.
+float cam_peak(const CamRows* maps, int count, std::int64_t x) {
+    Floats strongest[kCamVectors] = {};
+    for (int map = 0; map < count; ++map) {
+        const Floats low_weight = splat(maps[map].low_weight), high_weight = splat(maps[map].high_weight);
+        for (int i = 0; i < kCamVectors; ++i)
+            strongest[i] = larger(between(maps[map], low_weight, high_weight, x + i * kLanes<float>), strongest[i]);
     }
+    Floats peak = strongest[0];
+    for (int i = 1; i < kCamVectors; ++i) peak = larger(strongest[i], peak);
     float highest = 0;
     for (int lane = 0; lane < kLanes<float>; ++lane) highest = peak[lane] > highest ? peak[lane] : highest;
     return highest;
 }
 
-// Sets `bit` of the words where the strongest exceeds the threshold.
-void cam_bits(const CamRows* maps, int count, std::int64_t width, float threshold, std::int32_t bit,
-              std::int32_t* words) {
-    for (std::int64_t x = 0; x < width; x += kCamBlock) {
-        const CamBlock block = strongest_of(maps, count, x);
-        std::int32_t active[kCamBlock];
-        for (int i = 0; i < kCamVectors; ++i)
-            store(active + i * kLanes<float>, Ints(block.strongest[i] > splat(threshold)) & splat(bit));
-        const std::int64_t pixels = width - x < kCamBlock ? width - x : kCamBlock;
-        for (std::int64_t i = 0; i < pixels; ++i) words[x + i] |= active[i];
+// Where any CAM exceeds the threshold (which is not negative), the strongest does: no need to look on once all do.
+F2F_INLINE void find_active(const CamRows* maps, int count, std::int64_t x, float threshold,
+                            Ints (&active)[kCamVectors]) {
+    for (int i = 0; i < kCamVectors; ++i) active[i] = Ints{};
+    for (int map = 0; map < count; ++map) {
+        const Floats low_weight = splat(maps[map].low_weight), high_weight = splat(maps[map].high_weight);
+        Ints everywhere = ~Ints{};
+        for (int i = 0; i < kCamVectors; ++i) {
+            active[i] |= between(maps[map], low_weight, high_weight, x + i * kLanes<float>) > splat(threshold);
+            everywhere &= active[i];
+        }
+        if (all(everywhere)) return;
     }
+}
+
+// Sets `bit` of the block's words (`pixels` of them) where the strongest exceeds the threshold.
+void cam_bits(const CamRows* maps, int count, std::int64_t x, std::int64_t pixels, float threshold, std::int32_t bit,
+              std::int32_t* words) {
+    Ints active[kCamVectors];
+    find_active(maps, count, x, threshold, active);
+    if (pixels == kCamBlock) {
+        for (int i = 0; i < kCamVectors; ++i)
+            store(words + i * kLanes<float>, load(words + i * kLanes<float>) | (active[i] & bit));
+        return;
+    }
+    std::int32_t last[kCamBlock];
+    for (int i = 0; i < kCamVectors; ++i) store(last + i * kLanes<float>, active[i] & bit);
+    for (std::int64_t i = 0; i < pixels; ++i) words[i] |= last[i];
 }
 
 }  // namespace

@@ -59,34 +59,34 @@ void spread(const SampleRow<T>& row, const T* gradient, T* plane) {
         for (int tap = 0; tap < 4; ++tap) plane[row.at[tap][x]] += gradient[x] * row.weight[tap][x];
 }
 
-// `Used` neighbouring pixel rows against one row of f2, `Shifts` columns of it, for one vector of pixels.
-template <typename T, int Used, int Shifts>
-F2F_INLINE void cost_sums(const CostRows<T>& rows, const T* f1, const T* f2, Vector<T> (&sums)[Used][Shifts]) {
-    const std::int64_t f1_row = rows.channels * rows.f1_stride;
-    for (std::int64_t c = 0; c < rows.channels; ++c, f1 += rows.f1_stride, f2 += rows.f2_stride) {
-        Vector<T> here[Used];
-        for (int row = 0; row < Used; ++row) here[row] = load(f1 + row * f1_row);
-        for (int shift = 0; shift < Shifts; ++shift) {
-            const Vector<T> there = load(f2 + shift);
-            for (int row = 0; row < Used; ++row) sums[row][shift] = multiply_add(here[row], there, sums[row][shift]);
-        }
-    }
+// A vector of f1 of all pixel rows and channels, [channels, kCostRows, lanes]: it is read for every row of f2.
+template <typename T>
+void fill_tile(const CostRows<T>& rows, std::int64_t x) {
+    for (std::int64_t c = 0; c < rows.channels; ++c)
+        for (int row = 0; row < rows.rows; ++row)
+            store<T>(rows.tile + (c * kCostRows + row) * kLanes<T>,
+                     load_within(rows.f1 + c * rows.plane + row * rows.width + x, 0, rows.width - x));
 }
 
-// Pixel rows first .. first + Used - 1 against row `line` of f2 (counted from the one `reach` above pixel row 0).
+// Pixel rows first .. first + Used - 1 against `Shifts` columns of row `line` of f2 (row 0: `reach` above pixel row 0).
 template <typename T, int Used, int Shifts>
 void cost_block(const CostRows<T>& rows, int first, int line, int shift_from, std::int64_t x) {
     Vector<T> sums[Used][Shifts] = {};
-    cost_sums<T, Used, Shifts>(rows, rows.f1 + first * rows.channels * rows.f1_stride + x,
-                               rows.f2 + line * rows.channels * rows.f2_stride + x + shift_from, sums);
+    const T* here = rows.tile + first * kLanes<T>;
+    const T* there = rows.f2 + line * rows.channels * rows.f2_stride + x + shift_from;
+    for (std::int64_t c = 0; c < rows.channels; ++c, here += kCostRows * kLanes<T>, there += rows.f2_stride)
+        for (int shift = 0; shift < Shifts; ++shift) {
+            const Vector<T> shifted = load(there + shift);
+            for (int row = 0; row < Used; ++row)
+                sums[row][shift] = multiply_add(load(here + row * kLanes<T>), shifted, sums[row][shift]);
+        }
     const int side = 2 * rows.reach + 1;
     const Vector<T> share = splat(T(1) / static_cast<T>(rows.channels));
-    const std::int64_t pixels = rows.width - x < kLanes<T> ? rows.width - x : kLanes<T>;
     for (int row = 0; row < Used; ++row) {
         const int plane = (line - first - row) * side + shift_from;
         T* to = rows.costs + plane * rows.plane + (first + row) * rows.width + x;
         for (int shift = 0; shift < Shifts; ++shift)
-            store_first<T>(to + shift * rows.plane, sums[row][shift] * share, pixels);
+            store_first<T>(to + shift * rows.plane, sums[row][shift] * share, rows.width - x);
     }
 }
 
@@ -107,12 +107,25 @@ void cost_line(const CostRows<T>& rows, int line, int shift_from, std::int64_t x
 template <typename T>
 void costs(const CostRows<T>& rows) {
     const int side = 2 * rows.reach + 1;
-    for (std::int64_t x = 0; x < rows.width; x += kLanes<T>)
+    for (std::int64_t x = 0; x < rows.width; x += kLanes<T>) {
+        fill_tile(rows, x);
         for (int line = 0; line < rows.rows + 2 * rows.reach; ++line) {
             int shift = 0;
             for (; shift + kShifts <= side; shift += kShifts) cost_line<T, kShifts>(rows, line, shift, x);
             for (; shift < side; ++shift) cost_line<T, 1>(rows, line, shift, x);
         }
+    }
+}
+
+// The costs' gradient that displacement (dy, dx) contributes at a vector of pixels; dy, dx = 0..2 * reach.
+template <typename T>
+F2F_INLINE Vector<T> of_costs(const GradientRow<T>& row, int dy, int dx, std::int64_t x) {
+    const int side = 2 * row.reach + 1, k = dy * side + dx;
+    const std::int64_t plane = row.height * row.width;
+    if (!row.mirrored) return load_within(row.of_costs + k * plane + row.y * row.width + x, 0, row.width - x);
+    const std::int64_t from_y = row.y + dy - row.reach, from_x = x + dx - row.reach;
+    const T* from = row.of_costs + (side * side - 1 - k) * plane + from_y * row.width;
+    return load_within(from + from_x, -from_x, row.width - from_x);
 }
 
 template <typename T, int Used>
@@ -120,15 +133,17 @@ F2F_INLINE void gradient_block(const GradientRow<T>& row, std::int64_t channel, 
     const int side = 2 * row.reach + 1;
     Vector<T> sums[Used] = {};
     for (int dy = 0; dy < side; ++dy) {
+        const std::int64_t from_y = row.y + dy - row.reach;
+        if (from_y < 0 || from_y >= row.height) continue;  // there the features are zero, or the costs' gradient
         const T* features = row.features + (dy * row.channels + channel) * row.features_stride + x;
         for (int dx = 0; dx < side; ++dx) {
-            const Vector<T> gradient = load(row.gradient + (dy * side + dx) * row.gradient_stride + x);
+            const Vector<T> gradient = of_costs(row, dy, dx, x);
             for (int c = 0; c < Used; ++c)
                 sums[c] = multiply_add(gradient, load(features + c * row.features_stride + dx), sums[c]);
         }
     }
-    const std::int64_t pixels = row.width - x < kLanes<T> ? row.width - x : kLanes<T>;
-    for (int c = 0; c < Used; ++c) store_first<T>(row.to + (channel + c) * row.plane + x, sums[c] * row.scale, pixels);
+    for (int c = 0; c < Used; ++c)
+        store_first<T>(row.to + (channel + c) * row.height * row.width + x, sums[c] * row.scale, row.width - x);
 }
 
 template <typename T>

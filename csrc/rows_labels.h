@@ -7,24 +7,50 @@ constexpr int kLabelVectors = 4;  // worked on together, so that a claim is read
 constexpr std::int64_t kLabelBlock = kLabelVectors * kLanes<std::int32_t>;
 constexpr std::int32_t kIgnoreLabel = 255;
 
-std::int32_t any_bits(const std::int32_t* words, std::int64_t count) {
-    Ints seen = {};
-    std::int64_t i = 0;
-    for (; i + kLanes<std::int32_t> <= count; i += kLanes<std::int32_t>) seen |= load(words + i);
-    std::int32_t any = 0;
-    for (int lane = 0; lane < kLanes<std::int32_t>; ++lane) any |= seen[lane];
-    for (; i < count; ++i) any |= words[i];
-    return any;
+// Adds three bits, in every place of a word: the sum's lower bit is left in `a`, the upper one is returned.
+F2F_INLINE Ints add_bits(Ints& a, Ints b, Ints c) {
+    const Ints either = a ^ b, carry = (a & b) | (either & c);
+    a = either ^ c;
+    return carry;
 }
 
-std::int64_t count_bit(const std::int32_t* words, std::int64_t count, std::int32_t bit) {
-    Ints counts = {};  // a frame has fewer than 2^30 pixels
+// Sums of bits in every place of a word, as binary numbers: ones, twos, fours, eights; sixteens are returned.
+struct BitSums {
+    Ints ones = {}, twos = {}, fours = {}, eights = {};
+    F2F_INLINE Ints add_two(const std::int32_t* words) {
+        return add_bits(ones, load(words), load(words + kLanes<std::int32_t>));
+    }
+    F2F_INLINE Ints add_four(const std::int32_t* words) {
+        const Ints first = add_two(words);
+        return add_bits(twos, first, add_two(words + 2 * kLanes<std::int32_t>));
+    }
+    F2F_INLINE Ints add_eight(const std::int32_t* words) {
+        const Ints first = add_four(words);
+        return add_bits(fours, first, add_four(words + 4 * kLanes<std::int32_t>));
+    }
+    F2F_INLINE Ints add_sixteen(const std::int32_t* words) {
+        const Ints first = add_eight(words);
+        return add_bits(eights, first, add_eight(words + 8 * kLanes<std::int32_t>));
+    }
+};
+
+// How often each of the 32 bits is set (Harley and Seal's carry-save counting, in every place of the word at once).
+void count_bits(const std::int32_t* words, std::int64_t count, std::int64_t* counts) {
+    constexpr std::int64_t block = 16 * kLanes<std::int32_t>;
+    BitSums sums;
+    Ints sixteens[32] = {};  // a frame has fewer than 2^30 pixels
     std::int64_t i = 0;
-    for (; i + kLanes<std::int32_t> <= count; i += kLanes<std::int32_t>) counts -= (load(words + i) & bit) != 0;
-    std::int64_t total = 0;
-    for (int lane = 0; lane < kLanes<std::int32_t>; ++lane) total += counts[lane];
-    for (; i < count; ++i) total += (words[i] & bit) != 0;
-    return total;
+    for (; i + block <= count; i += block) {
+        const Ints carried = sums.add_sixteen(words + i);
+        for (int bit = 0; bit < 32; ++bit) sixteens[bit] += (carried >> bit) & 1;
+    }
+    for (int bit = 0; bit < 32; ++bit) {
+        const Ints total = 16 * sixteens[bit] + 8 * ((sums.eights >> bit) & 1) + 4 * ((sums.fours >> bit) & 1) +
+                           2 * ((sums.twos >> bit) & 1) + ((sums.ones >> bit) & 1);
+        counts[bit] = 0;
+        for (int lane = 0; lane < kLanes<std::int32_t>; ++lane) counts[bit] += total[lane];
+        for (std::int64_t rest = i; rest < count; ++rest) counts[bit] += (words[rest] >> bit) & 1;
+    }
 }
 
 // The rest: background where saliency is low, ignore elsewhere.

@@ -88,7 +88,7 @@ void warp_union(const std::int32_t* bits, const float* flow_xy_px, std::int32_t*
     const Shape shape{frames, words, height, width, kept};
     check(shape, bits, flow_xy_px, carried, clips, threads);
     if (clips == 0 || shape.masks() == 0) return;
-    threads = threads_for(clips * (frames - 1) * shape.masks() * 8, threads);
+    threads = threads_for(1.5 * static_cast<double>(clips * (frames - 1) * shape.masks()), threads);
     const auto clip_at = [&](std::int64_t clip, const Words& scratch) {
         return Clip{bits + clip * frames * shape.masks(), flow_xy_px + clip * (frames - 1) * 2 * shape.plane(),
                     carried + clip * kept * shape.masks(), scratch.get()};
