@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 from setuptools import setup
 
 FOLDERS = {"f2f.engine": "engine", "f2f.kernels": "kernels", "f2f.training": "training"}
@@ -16,6 +16,8 @@ def packages() -> list[str]:
         for init in Path(folder).rglob("__init__.py")
     )
 
+
+ParallelCompile("F2F_BUILD_JOBS", default=0).install()  # 0: one job per core
 
 setup(
     packages=packages(),

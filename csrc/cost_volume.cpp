@@ -16,39 +16,6 @@ std::int64_t round_up(std::int64_t size, std::int64_t block) { return (size + bl
 
 std::int64_t square(std::int64_t side) { return side * side; }
 
-// Features of several images laid out row by row, [images, reach + height + reach, channels, stride], so that what one
-// row of pixels needs is close together; zeros around the frame, pixel 0 at column `reach`.
-template <typename T>
-class Padded {
-  public:
-    Padded(std::int64_t images, const Features& size)
-        : size_(size),
-          margin_(size.reach),
-          stride_(round_up(round_up(size.width, rows().template block<T>()) + 2 * margin_, kCacheLine / sizeof(T))),
-          values_(make_scratch<T>(images * (size.height + 2 * margin_) * size.channels * stride_)) {
-        for (std::int64_t image = 0; image < images; ++image)
-            for (std::int64_t y = 0; y < margin_; ++y)
-                for (T* row : {line(image, -1 - y), line(image, size.height + y)})
-                    std::fill_n(row, size.channels * stride_, T(0));
-    }
-    T* line(std::int64_t image, std::int64_t y) {  // y = -margin is the first
-        return values_.get() + (image * (size_.height + 2 * margin_) + y + margin_) * size_.channels * stride_;
-    }
-    // Where pixel 0 of a row goes; the row's margins are made zero.
-    T* start_row(std::int64_t image, std::int64_t y, std::int64_t channel) {
-        T* row = line(image, y) + channel * stride_;
-        std::fill_n(row, margin_, T(0));
-        std::fill(row + margin_ + size_.width, row + stride_, T(0));
-        return row + margin_;
-    }
-    std::int64_t stride() const { return stride_; }
-
-  private:
-    Features size_;
-    std::int64_t margin_, stride_;
-    Scratch<T> values_;
-};
-
 // Where the pixels of one row sample, and how that changes with the flow.
 template <typename T>
 struct Samples {
@@ -133,132 +100,174 @@ void costs(const CostRows<double>& job) { rows().costs_f64(job); }
 void gradient(const GradientRow<float>& job) { rows().gradient_f32(job); }
 void gradient(const GradientRow<double>& job) { rows().gradient_f64(job); }
 
-// One group of images: as many as there are threads are laid out and worked on at a time.
+// The features of one image, [channels, height, width], and the flow, [2, height, width], that they are sampled along;
+// without a flow (null) they are taken as they are.
 template <typename T>
-class Group {
+struct Source {
+    const T* features;
+    const T* flow_xy_px;
+    const Features& size;
+    std::int64_t plane() const { return size.height * size.width; }
+};
+
+// The lines around the current rows, in a ring: every line is laid out once, shortly before it is needed, and is still
+// in the cache when it is. Rows are asked for in ascending order.
+template <typename T>
+class Lines {
   public:
-    Group(const Features& size, std::int64_t first, std::int64_t images, int threads)
-        : size_(size), first_(first), images_(images), threads_(threads), plane_(size.height * size.width) {}
-
-    // Dense features [all images, channels, height, width] into rows.
-    void lay_out(const T* dense, Padded<T>& padded) const {
-        for_rows(size_.channels, [&](std::int64_t image, std::int64_t y) {
-            for (std::int64_t channel = 0; channel < size_.channels; ++channel) {
-                const T* row = dense + ((first_ + image) * size_.channels + channel) * plane_ + y * size_.width;
-                std::copy_n(row, size_.width, padded.start_row(image, y, channel));
-            }
-        });
+    Lines(const Source<T>& source, std::int64_t rows_at_once)
+        : source_(source),
+          reach_(source.size.reach),
+          count_(2 * reach_ + rows_at_once),
+          stride_(round_up(round_up(source.size.width, rows().template block<T>()) + 2 * reach_,
+                           kCacheLine / static_cast<std::int64_t>(sizeof(T)))),
+          line_size_(source.size.channels * stride_),
+          values_(make_scratch<T>((count_ + 1) * line_size_)),
+          around_(count_),
+          samples_(source.flow_xy_px == nullptr ? 0 : source.size.width) {
+        std::fill_n(line(count_), line_size_, T(0));  // stands for what lies outside the frame
     }
 
-    // Likewise, sampled along the flow where there is one.
-    void lay_out_sampled(const T* dense, const T* flow_xy_px, Padded<T>& padded) const {
-        if (flow_xy_px == nullptr) return lay_out(dense, padded);
-        for_rows(size_.channels * 4, [&](std::int64_t image, std::int64_t y) {
-            Samples<T> samples(size_.width);
-            find_samples(flow_xy_px + (first_ + image) * 2 * plane_, size_, y, samples);
-            for (std::int64_t channel = 0; channel < size_.channels; ++channel)
-                sample(samples.row(), dense + ((first_ + image) * size_.channels + channel) * plane_,
-                       padded.start_row(image, y, channel));
-        });
-    }
+    std::int64_t stride() const { return stride_; }
 
-    void find_costs(const T* f1, Padded<T>& f2, T* to) const {
-        const std::int64_t together = rows().cost_rows, bands = (size_.height + together - 1) / together;
-        const std::int64_t operations = images_ * plane_ * size_.channels * square(2 * size_.reach + 1);
-        parallel_for(
-            images_ * bands, threads_for(static_cast<double>(operations) / 15, threads_), [&](std::int64_t piece) {
-                const std::int64_t image = piece / bands, y = piece % bands * together;
-                const Scratch<T> tile = make_scratch<T>(size_.channels * together * rows().template block<T>());
-                CostRows<T> job;
-                job.f1 = f1 + (first_ + image) * size_.channels * plane_ + y * size_.width;
-                job.f2 = f2.line(image, y - size_.reach);
-                job.costs = to + (first_ + image) * square(2 * size_.reach + 1) * plane_ + y * size_.width;
-                job.tile = tile.get();
-                job.channels = size_.channels;
-                job.f2_stride = f2.stride();
-                job.width = size_.width;
-                job.plane = plane_;
-                job.reach = size_.reach;
-                job.rows = static_cast<int>(std::min(together, size_.height - y));
-                costs(job);
-            });
-    }
-
-    // By f1, where the features are f2, or mirrored by f2, where they are f1; `to` [images of the group, channels,
-    // height, width].
-    void find_gradient(const T* of_costs, Padded<T>& features, bool mirrored, T* to) const {
-        for_rows(size_.channels * square(2 * size_.reach + 1), [&](std::int64_t image, std::int64_t y) {
-            GradientRow<T> job;
-            job.of_costs = of_costs + (first_ + image) * square(2 * size_.reach + 1) * plane_;
-            job.features = features.line(image, y - size_.reach);
-            job.to = to + image * size_.channels * plane_ + y * size_.width;
-            job.channels = size_.channels;
-            job.features_stride = features.stride();
-            job.y = y;
-            job.height = size_.height;
-            job.width = size_.width;
-            job.scale = T(1) / static_cast<T>(size_.channels);
-            job.reach = size_.reach;
-            job.mirrored = mirrored;
-            gradient(job);
-        });
-    }
-
-    // From the gradient of the sampled f2 (of the group) to that of f2: every tap gets its share.
-    void spread_to_features(const T* to_sampled, const T* flow_xy_px, T* to_f2) const {
-        const std::int64_t parts = std::min<std::int64_t>(threads_, size_.channels);  // of the channels
-        parallel_for(images_ * parts, threads_, [&](std::int64_t piece) {
-            const std::int64_t image = piece / parts, first = part_begin(size_.channels, piece % parts, parts);
-            const std::int64_t end = part_begin(size_.channels, piece % parts + 1, parts);
-            const T* from = to_sampled + image * size_.channels * plane_;
-            T* to = to_f2 + (first_ + image) * size_.channels * plane_;
-            std::fill_n(to + first * plane_, (end - first) * plane_, T(0));
-            Samples<T> samples(size_.width);
-            for (std::int64_t y = 0; y < size_.height; ++y) {
-                find_samples(flow_xy_px + (first_ + image) * 2 * plane_, size_, y, samples);
-                for (std::int64_t channel = first; channel < end; ++channel)
-                    spread(samples.row(), from + channel * plane_ + y * size_.width, to + channel * plane_);
-            }
-        });
-    }
-
-    // A weight's derivative by the flow is the same for all channels: first sum over those, tap by tap.
-    void spread_to_flow(const T* to_sampled, const T* f2, const T* flow_xy_px, T* to_flow) const {
-        for_rows(size_.channels * 8, [&](std::int64_t image, std::int64_t y) {
-            Samples<T> samples(size_.width);
-            find_samples(flow_xy_px + (first_ + image) * 2 * plane_, size_, y, samples);
-            const Scratch<T> memory = make_zeros<T>(4 * size_.width);
-            T* const sums[4] = {memory.get(), memory.get() + size_.width, memory.get() + 2 * size_.width,
-                                memory.get() + 3 * size_.width};
-            for (std::int64_t channel = 0; channel < size_.channels; ++channel)
-                sum_taps(samples.row(), f2 + ((first_ + image) * size_.channels + channel) * plane_,
-                         to_sampled + (image * size_.channels + channel) * plane_ + y * size_.width, sums);
-            T* to_x = to_flow + (first_ + image) * 2 * plane_ + y * size_.width;
-            T* to_y = to_x + plane_;
-            for (std::int64_t x = 0; x < size_.width; ++x) {
-                to_x[x] = to_y[x] = 0;
-                for (int tap = 0; tap < 4; ++tap) {
-                    to_x[x] += sums[tap][x] * samples.by_x[tap][x];
-                    to_y[x] += sums[tap][x] * samples.by_y[tap][x];
-                }
-            }
-        });
+    // The lines of rows y - reach .. y + rows - 1 + reach.
+    const Line<T>* around(std::int64_t y, std::int64_t rows_asked) {
+        for (std::int64_t i = 0; i < rows_asked + 2 * reach_; ++i) {
+            const std::int64_t row = y - reach_ + i;
+            const bool inside = row >= 0 && row < source_.size.height;
+            if (inside && row >= next_) lay_out(row);
+            around_[i] = line(inside ? row % count_ : count_);
+        }
+        return around_.data();
     }
 
   private:
-    // Calls work(image of the group, row) for every row; so many operations are spent on a pixel.
-    template <typename Work>
-    void for_rows(std::int64_t operations, const Work& work) const {
-        const int threads = threads_for(static_cast<double>(images_ * plane_ * operations) / 15, threads_);
-        parallel_for(images_ * size_.height, threads,
-                     [&](std::int64_t piece) { work(piece / size_.height, piece % size_.height); });
+    T* line(std::int64_t place) { return values_.get() + place * line_size_; }
+
+    void lay_out(std::int64_t row) {
+        const Features& size = source_.size;
+        const bool sampled = source_.flow_xy_px != nullptr;
+        if (sampled) find_samples(source_.flow_xy_px, size, row, samples_);
+        for (std::int64_t channel = 0; channel < size.channels; ++channel) {
+            const T* plane = source_.features + channel * source_.plane();
+            T* to = line(row % count_) + channel * stride_;
+            std::fill_n(to, reach_, T(0));
+            if (sampled)
+                sample(samples_.row(), plane, to + reach_);
+            else
+                std::copy_n(plane + row * size.width, size.width, to + reach_);
+            std::fill(to + reach_ + size.width, to + stride_, T(0));
+        }
+        next_ = row + 1;
     }
 
-    Features size_;
-    std::int64_t first_, images_;
-    int threads_;
-    std::int64_t plane_;
+    Source<T> source_;
+    std::int64_t reach_, count_, stride_, line_size_, next_ = 0;
+    Scratch<T> values_;
+    std::vector<Line<T>> around_;
+    Samples<T> samples_;
 };
+
+// Rows first..end-1 of one image.
+struct Band {
+    std::int64_t image, first, end;
+};
+
+// Calls work(band) for bands that cover all images, as many as keep the threads busy; so many operations per pixel.
+template <typename Work>
+void for_bands(const Features& size, std::int64_t operations, int threads, const Work& work) {
+    const double all = static_cast<double>(size.images * size.height * size.width) * static_cast<double>(operations);
+    const int used = threads_for(all / 15, threads);
+    const std::int64_t bands = size.images >= used ? 1 : std::min<std::int64_t>(used, size.height);
+    parallel_for(size.images * bands, used, [&](std::int64_t piece) {
+        const std::int64_t band = piece % bands;
+        work(Band{piece / bands, part_begin(size.height, band, bands), part_begin(size.height, band + 1, bands)});
+    });
+}
+
+// f1 and costs of one image.
+template <typename T>
+void find_costs(const T* f1, const Source<T>& f2, const Band& band, T* to) {
+    const Features& size = f2.size;
+    const std::int64_t together = rows().cost_rows;
+    Lines<T> lines(f2, together);
+    const Scratch<T> tile = make_scratch<T>(size.channels * together * rows().template block<T>());
+    for (std::int64_t y = band.first; y < band.end; y += together) {
+        const std::int64_t count = std::min(together, band.end - y);
+        CostRows<T> job;
+        job.f1 = f1 + y * size.width;
+        job.f2 = lines.around(y, count);
+        job.costs = to + y * size.width;
+        job.tile = tile.get();
+        job.channels = size.channels;
+        job.stride = lines.stride();
+        job.width = size.width;
+        job.plane = f2.plane();
+        job.reach = size.reach;
+        job.rows = static_cast<int>(count);
+        costs(job);
+    }
+}
+
+// The gradient by f1, whose features are f2, or mirrored by f2, whose features are f1; of one image.
+template <typename T>
+void find_gradient(const T* of_costs, const Source<T>& features, bool mirrored, const Band& band, T* to) {
+    const Features& size = features.size;
+    Lines<T> lines(features, 1);
+    for (std::int64_t y = band.first; y < band.end; ++y) {
+        GradientRow<T> job;
+        job.of_costs = of_costs;
+        job.features = lines.around(y, 1);
+        job.to = to + y * size.width;
+        job.channels = size.channels;
+        job.stride = lines.stride();
+        job.y = y;
+        job.height = size.height;
+        job.width = size.width;
+        job.scale = T(1) / static_cast<T>(size.channels);
+        job.reach = size.reach;
+        job.mirrored = mirrored;
+        gradient(job);
+    }
+}
+
+// From the gradient of an image's sampled features to that of the features: every tap gets its share.
+template <typename T>
+void spread_to_features(const Source<T>& source, const T* to_sampled, std::int64_t first, std::int64_t end, T* to) {
+    std::fill_n(to + first * source.plane(), (end - first) * source.plane(), T(0));
+    Samples<T> samples(source.size.width);
+    for (std::int64_t y = 0; y < source.size.height; ++y) {
+        find_samples(source.flow_xy_px, source.size, y, samples);
+        for (std::int64_t channel = first; channel < end; ++channel)
+            spread(samples.row(), to_sampled + channel * source.plane() + y * source.size.width,
+                   to + channel * source.plane());
+    }
+}
+
+// And to that of the flow. A weight's derivative is the same for all channels: first sum over those, tap by tap.
+template <typename T>
+void spread_to_flow(const Source<T>& source, const T* to_sampled, const Band& band, T* to_flow) {
+    const std::int64_t width = source.size.width;
+    Samples<T> samples(width);
+    const Scratch<T> memory = make_scratch<T>(4 * width);
+    T* const sums[4] = {memory.get(), memory.get() + width, memory.get() + 2 * width, memory.get() + 3 * width};
+    for (std::int64_t y = band.first; y < band.end; ++y) {
+        find_samples(source.flow_xy_px, source.size, y, samples);
+        std::fill_n(memory.get(), 4 * width, T(0));
+        for (std::int64_t channel = 0; channel < source.size.channels; ++channel)
+            sum_taps(samples.row(), source.features + channel * source.plane(),
+                     to_sampled + channel * source.plane() + y * width, sums);
+        T* to_x = to_flow + y * width;
+        T* to_y = to_x + source.plane();
+        for (std::int64_t x = 0; x < width; ++x) {
+            to_x[x] = to_y[x] = 0;
+            for (int tap = 0; tap < 4; ++tap) {
+                to_x[x] += sums[tap][x] * samples.by_x[tap][x];
+                to_y[x] += sums[tap][x] * samples.by_y[tap][x];
+            }
+        }
+    }
+}
 
 template <typename T>
 void check(const T* f1, const T* f2, const T* costs, const Features& size, int threads) {
@@ -270,14 +279,10 @@ void check(const T* f1, const T* f2, const T* costs, const Features& size, int t
     check_pointer("costs", costs, {size.images, square(2 * size.reach + 1), size.height, size.width});
 }
 
-// Calls work(group, number of images) until all images are done.
-template <typename T, typename Work>
-void for_groups(const Features& size, int threads, const Work& work) {
-    if (size.height * size.width == 0) return;
-    for (std::int64_t first = 0; first < size.images; first += threads) {
-        const std::int64_t images = std::min<std::int64_t>(threads, size.images - first);
-        work(Group<T>(size, first, images, threads), first, images);
-    }
+// Where image `image` begins in arrays of so many planes each; null stays null.
+template <typename T>
+T* image_of(T* array, const Features& size, std::int64_t planes, std::int64_t image) {
+    return array == nullptr ? nullptr : array + image * planes * size.height * size.width;
 }
 
 }  // namespace
@@ -285,10 +290,12 @@ void for_groups(const Features& size, int threads, const Work& work) {
 template <typename T>
 void cost_volume(const T* f1, const T* f2, const T* flow_xy_px, T* costs, const Features& size, int threads) {
     check(f1, f2, costs, size, threads);
-    for_groups<T>(size, threads, [&](const Group<T>& group, std::int64_t, std::int64_t images) {
-        Padded<T> there(images, size);
-        group.lay_out_sampled(f2, flow_xy_px, there);
-        group.find_costs(f1, there, costs);
+    const std::int64_t planes = square(2 * size.reach + 1);
+    for_bands(size, size.channels * planes, threads, [&](const Band& band) {
+        const Source<T> source{image_of(f2, size, size.channels, band.image), image_of(flow_xy_px, size, 2, band.image),
+                               size};
+        find_costs(image_of(f1, size, size.channels, band.image), source, band,
+                   image_of(costs, size, planes, band.image));
     });
 }
 
@@ -298,17 +305,31 @@ void cost_volume_backward(const T* gradient, const T* f1, const T* f2, const T* 
     check(f1, f2, gradient, size, threads);
     check_pointer("to_f1", to_f1, {size.images, size.channels, size.height, size.width});
     check_pointer("to_f2", to_f2, {size.images, size.channels, size.height, size.width});
-    const std::int64_t image_size = size.channels * size.height * size.width;
-    for_groups<T>(size, threads, [&](const Group<T>& group, std::int64_t first, std::int64_t images) {
-        Padded<T> features(images, size);
-        group.lay_out_sampled(f2, flow_xy_px, features);
-        group.find_gradient(gradient, features, false, to_f1 + first * image_size);
-        group.lay_out(f1, features);
-        if (flow_xy_px == nullptr) return group.find_gradient(gradient, features, true, to_f2 + first * image_size);
-        const Scratch<T> to_sampled = make_scratch<T>(images * image_size);
-        group.find_gradient(gradient, features, true, to_sampled.get());
-        group.spread_to_features(to_sampled.get(), flow_xy_px, to_f2);
-        group.spread_to_flow(to_sampled.get(), f2, flow_xy_px, to_flow);
+    const std::int64_t planes = square(2 * size.reach + 1), all_planes = size.images * size.channels;
+    const bool sampled = flow_xy_px != nullptr;
+    const Scratch<T> memory = make_scratch<T>(sampled ? all_planes * size.height * size.width : 0);
+    T* to_second = sampled ? memory.get() : to_f2;  // of f2 as the cost volume sees it
+    const auto source_of = [&](const T* features, const T* flow, std::int64_t image) {
+        return Source<T>{image_of(features, size, size.channels, image), image_of(flow, size, 2, image), size};
+    };
+    for_bands(size, size.channels * planes * 2, threads, [&](const Band& band) {
+        const T* of_costs = image_of(gradient, size, planes, band.image);
+        find_gradient(of_costs, source_of(f2, flow_xy_px, band.image), false, band,
+                      image_of(to_f1, size, size.channels, band.image));
+        find_gradient(of_costs, source_of(f1, static_cast<const T*>(nullptr), band.image), true, band,
+                      image_of(to_second, size, size.channels, band.image));
+    });
+    if (!sampled) return;
+    for_bands(size, size.channels * 8, threads, [&](const Band& band) {
+        spread_to_flow(source_of(f2, flow_xy_px, band.image), image_of(to_second, size, size.channels, band.image),
+                       band, image_of(to_flow, size, 2, band.image));
+    });
+    const std::int64_t parts = std::min<std::int64_t>(threads, size.channels);  // of the channels
+    parallel_for(size.images * parts, threads, [&](std::int64_t piece) {
+        const std::int64_t image = piece / parts, part = piece % parts;
+        spread_to_features(source_of(f2, flow_xy_px, image), image_of(to_second, size, size.channels, image),
+                           part_begin(size.channels, part, parts), part_begin(size.channels, part + 1, parts),
+                           image_of(to_f2, size, size.channels, image));
     });
 }
 

@@ -29,15 +29,18 @@ struct Claim {
     std::int32_t word, bit, label;
 };
 
-// Some pixel rows against their neighbourhood. f1 and costs are dense, their planes `plane` apart; f2 is laid out row
-// by row, [rows + 2 * reach, channels, f2_stride], padded with zeros: column x + reach is pixel x.
+// A row of pixels, [channels, stride], padded with zeros: column x + reach is pixel x.
+template <typename T>
+using Line = const T*;
+
+// Some pixel rows against their neighbourhood. f1 and costs are dense, their planes `plane` apart.
 template <typename T>
 struct CostRows {
-    const T* f1;  // [channels, ·, width] from the first of `rows` pixel rows on
-    const T* f2;  // from the row `reach` above it on
-    T* costs;     // [(2 * reach + 1)^2, ·, width] from the first row on
-    T* tile;      // working memory, [channels, cost_rows, cost_block]
-    std::int64_t channels, f2_stride, width, plane;
+    const T* f1;        // [channels, ·, width] from the first of `rows` pixel rows on
+    const Line<T>* f2;  // rows + 2 * reach lines, from the one `reach` above the first row on
+    T* costs;           // [(2 * reach + 1)^2, ·, width] from the first row on
+    T* tile;            // working memory, [channels, cost_rows, cost_block]
+    std::int64_t channels, stride, width, plane;
     int reach, rows;
 };
 
@@ -45,10 +48,10 @@ struct CostRows {
 // or, mirrored, of of_costs[-k, y + row of k, x + column of k] * the same: what f2 is to f1, f1 is to f2.
 template <typename T>
 struct GradientRow {
-    const T* of_costs;  // [(2 * reach + 1)^2, height, width]
-    const T* features;  // [2 * reach + 1, channels, features_stride], column x + reach is pixel x
-    T* to;              // [channels, ·, width] from this row on
-    std::int64_t channels, features_stride, y, height, width;
+    const T* of_costs;        // [(2 * reach + 1)^2, height, width]
+    const Line<T>* features;  // 2 * reach + 1 lines, from the one `reach` above row y on
+    T* to;                    // [channels, ·, width] from this row on
+    std::int64_t channels, stride, y, height, width;
     T scale;
     int reach;
     bool mirrored;

@@ -73,8 +73,8 @@ template <typename T, int Used, int Shifts>
 void cost_block(const CostRows<T>& rows, int first, int line, int shift_from, std::int64_t x) {
     Vector<T> sums[Used][Shifts] = {};
     const T* here = rows.tile + first * kLanes<T>;
-    const T* there = rows.f2 + line * rows.channels * rows.f2_stride + x + shift_from;
-    for (std::int64_t c = 0; c < rows.channels; ++c, here += kCostRows * kLanes<T>, there += rows.f2_stride)
+    const T* there = rows.f2[line] + x + shift_from;
+    for (std::int64_t c = 0; c < rows.channels; ++c, here += kCostRows * kLanes<T>, there += rows.stride)
         for (int shift = 0; shift < Shifts; ++shift) {
             const Vector<T> shifted = load(there + shift);
             for (int row = 0; row < Used; ++row)
@@ -135,11 +135,11 @@ F2F_INLINE void gradient_block(const GradientRow<T>& row, std::int64_t channel, 
     for (int dy = 0; dy < side; ++dy) {
         const std::int64_t from_y = row.y + dy - row.reach;
         if (from_y < 0 || from_y >= row.height) continue;  // there the features are zero, or the costs' gradient
-        const T* features = row.features + (dy * row.channels + channel) * row.features_stride + x;
+        const T* features = row.features[dy] + channel * row.stride + x;
         for (int dx = 0; dx < side; ++dx) {
             const Vector<T> gradient = of_costs(row, dy, dx, x);
             for (int c = 0; c < Used; ++c)
-                sums[c] = multiply_add(gradient, load(features + c * row.features_stride + dx), sums[c]);
+                sums[c] = multiply_add(gradient, load(features + c * row.stride + dx), sums[c]);
         }
     }
     for (int c = 0; c < Used; ++c)
