@@ -4,10 +4,11 @@ CXX ?= g++
 BIN := .venv/bin
 READY := .venv/.ready
 CPP := $(wildcard csrc/*.cpp csrc/*.h)
+CPP_TESTS := $(wildcard csrc/tests/*.cpp)
 WHEEL := build/wheel-check
 export PYTHONSAFEPATH = 1
 
-.PHONY: demo test lint types format wheel-check setup clean
+.PHONY: demo test lint types format sanitize wheel-check bench-kernels setup clean
 
 demo: setup
 	$(BIN)/f2f demo --out out/demo
@@ -18,7 +19,7 @@ test: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/clang-format --dry-run --Werror $(CPP) $(CPP_TESTS)
 
 types: setup
 	$(BIN)/mypy
@@ -26,7 +27,16 @@ types: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CPP)
+	$(BIN)/clang-format -i $(CPP) $(CPP_TESTS)
+
+# The C++ kernels over stored cases, watched by the address and undefined-behaviour sanitizers.
+sanitize: build/sanitized
+	build/sanitized csrc/tests/cases/*.case
+
+build/sanitized: $(CPP) $(CPP_TESTS)
+	mkdir -p build
+	$(CXX) -std=c++20 -O1 -g -Wall -Wextra -Werror -ffp-contract=off -fsanitize=address,undefined \
+		-fno-sanitize-recover=all -pthread $(filter-out csrc/module.cpp,$(filter %.cpp,$^)) -o $@
 
 # The wheel, alone in a new environment that only borrows the dependencies of ours.
 wheel-check: setup
@@ -38,6 +48,14 @@ wheel-check: setup
 	mv $(WHEEL)/dependencies.pth $$($(WHEEL)/env/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 	cd $(WHEEL) && env/bin/python $(CURDIR)/.ci/wheel_check.py
 	cd $(WHEEL) && env/bin/f2f --help
+
+# The kernels beside what people would use instead, the README's tables and the picture. BENCH=--quick: minutes.
+bench-kernels: setup
+	CXX=$(CXX) $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dis,bench]'
+	PYTHONSAFEPATH= $(BIN)/python benchmarks/kernels.py $(BENCH)
+	PYTHONSAFEPATH= $(BIN)/python benchmarks/tables.py
+	PYTHONSAFEPATH= $(BIN)/python benchmarks/roofline.py
 
 setup: $(READY)
 

@@ -7,28 +7,30 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("torch", "onnxruntime", "av", "numpy")
 
 
-def circumstances() -> dict[str, str]:
-    """Machine, versions and commit of this run."""
-    versions = [f"{name} {version(name)}" for name in _PACKAGES]
+def circumstances(packages: Sequence[str] = _PACKAGES, gpu: str = "") -> dict[str, str]:
+    """Machine, versions and commit of this run; `gpu` names the GPU that was measured, if one was."""
+    versions = [f"{name} {_version(name)}" for name in packages]
     return {
-        "machine": f"{_processor()}, {os.cpu_count()} cores",
+        "machine": f"{gpu + ', ' if gpu else ''}{_processor()}, {os.cpu_count()} cores",
         "versions": ", ".join([f"Python {platform.python_version()}", *versions]),
         "commit": _commit(),
     }
 
 
-def write_rows(name: str, rows: Sequence[Mapping[str, object]]) -> Path:
+def write_rows(
+    name: str, rows: Sequence[Mapping[str, object]], packages: Sequence[str] = _PACKAGES, gpu: str = ""
+) -> Path:
     """Replace `results/<name>.csv` by these rows."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.csv"
-    shared = circumstances()
+    shared = circumstances(packages, gpu)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, [*rows[0], *shared], lineterminator="\n")
         writer.writeheader()
@@ -42,6 +44,13 @@ def read_rows(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def _processor() -> str:
     with Path("/proc/cpuinfo").open(encoding="utf-8") as stream:
         names = [line.partition(":")[2].strip() for line in stream if line.startswith("model name")]
@@ -49,8 +58,10 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """Short commit, with a plus where the tree had changes."""
+    """Short commit, with a plus where the tree had changes; what F2F_COMMIT says where there is no repository."""
     here = Path(__file__).parent
+    if not (here.parent / ".git").exists():
+        return os.environ.get("F2F_COMMIT", "unknown")
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
     )

@@ -16,17 +16,101 @@ from record import read_rows
 README = Path(__file__).parents[1] / "README.md"
 _BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _HIDDEN = {"machine", "versions", "commit", "world"}
+# Headline cases of the kernels on a CPU and on a GPU: (op, mode, shape) -> (what it is, target).
+_HEADLINES = {
+    "kernels": {
+        ("warp_union", "forward", "B1 K5 P20 321x321"): ("20 classes, 5 frames, 321²", "≥ 45× eager, ≥ 8× OpenCV"),
+        ("activate_cams", "forward", "B1 S8 P20 321x321"): ("20 classes, 4 scales × flip, 321²", "≥ 15× eager"),
+        ("compose_labels", "forward", "B1 P20 321x321"): ("20 classes, 321²", "≥ 10× eager"),
+        ("cost_volume", "forward", "B1 L5 384x640"): ("PWC-Net's five levels, 384×640", "≥ 5× eager"),
+        ("cost_volume", "forward+backward", "B1 L5 384x640"): ("the same with gradients", ""),
+        ("warp_cost_volume", "forward", "B1 L5 384x640"): ("PWC-Net's five levels, 384×640", ""),
+    },
+    "kernels_cuda": {
+        ("warp_union", "forward", "B1 K5 P20 321x321"): ("20 classes, 5 frames, 321²", ""),
+        ("warp_union", "forward", "B132 K5 P20 321x321"): (
+            "132 such clips",
+            "≥ 30× eager, ≥ 5× compile, ≥ 70 % of copy",
+        ),
+        ("activate_cams", "forward", "B132 S8 P20 321x321"): ("20 classes, 4 scales × flip, 132 × 321²", ""),
+        ("compose_labels", "forward", "B132 P20 321x321"): ("20 classes, 132 × 321²", ""),
+        ("cost_volume", "forward", "B1 L5 384x640"): ("PWC-Net's five levels, 384×640", ""),
+        ("cost_volume", "forward+backward", "B1 L5 384x640"): ("the same with gradients", ""),
+        ("warp_cost_volume", "forward", "B1 L5 384x640"): ("PWC-Net's five levels, 384×640", ""),
+    },
+}
+_OURS = ("f2f triton", "f2f cpp", "f2f torch")  # best first
+_OTHERS = ("torch eager", "torch compile", "opencv", "kornia", "localcorr")
 
 
 def markdown(name: str) -> str:
     """The rows of `results/<name>.csv` as a Markdown table, with where they were measured below."""
     rows = read_rows(name)
+    if name in _HEADLINES:
+        rows = condensed(name, rows)
     columns = [column for column in rows[0] if column not in _HIDDEN]
     lines = [_line([column.replace("_", " ") for column in columns]), _line(["---"] * len(columns))]
     lines += [_line([row[column] for column in columns]) for row in rows]
     return "\n".join(
         [*lines, "", f"<sub>{rows[0]['machine']}; {rows[0]['versions']}; commit {rows[0]['commit']}</sub>", ""]
     )
+
+
+def condensed(name: str, rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """One row per headline case of the kernels' results: f2f's best version, and the others beside it.
+
+    Times are medians; "12 ms (20×)" means that f2f is 20 times as fast as that.
+    """
+    targets = {_title(key, words[0]): words[1] for key, words in _HEADLINES[name].items()}
+    return [_headline(title, targets[title], case) for title, case in headline_rows(name, rows)]
+
+
+def headline_rows(name: str, rows: Sequence[dict[str, str]]) -> list[tuple[str, list[dict[str, str]]]]:
+    """(what it is, rows that have a time, one per backend) of every headline case that was measured."""
+    usual = [row for row in rows if row["p50_ms"] and row["flow"] != "random" and row["dtype"] == "float32"]
+    cases = [
+        (
+            _title(key, words[0]),
+            [row for row in usual if (row["op"], row["mode"], row["shape"]) == key and _is_default(row)],
+        )
+        for key, words in _HEADLINES[name].items()
+    ]
+    return [(title, case) for title, case in cases if case]
+
+
+def _title(key: tuple[str, str, str], words: str) -> str:
+    return f"{key[0]}: {words}"
+
+
+def _is_default(row: dict[str, str]) -> bool:
+    """Our versions have rows of forced launches beside the one that users get."""
+    return row["backend"] not in _OURS or not row["form"]
+
+
+def _headline(title: str, target: str, rows: Sequence[dict[str, str]]) -> dict[str, str]:
+    timed = {row["backend"]: row for row in rows}
+    ours = timed[next(backend for backend in _OURS if backend in timed)]
+    share = float(ours["pct_of_copy"])
+    return {
+        "operator": title,
+        "f2f": f"**{_ms(ours)}** ({ours['backend'].removeprefix('f2f ')})",
+        "of_copy": f"{share:.{0 if share >= 10 else 1}f} %",
+        **{name: _compared(timed.get(name), ours) for name in _OTHERS},
+        "target": target,
+        **{column: ours[column] for column in ("machine", "versions", "commit")},
+    }
+
+
+def _compared(row: dict[str, str] | None, ours: dict[str, str]) -> str:
+    if row is None:
+        return "–"
+    ratio = float(row["p50_ms"]) / float(ours["p50_ms"])
+    return f"{_ms(row)} ({ratio:.{0 if ratio >= 10 else 1}f}×)"
+
+
+def _ms(row: dict[str, str]) -> str:
+    value = float(row["p50_ms"])
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.2g} ms" if value < 1 else f"{value:.3g} ms"
 
 
 def with_tables(text: str) -> str:
