@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 Call = Callable[[], Any]
+PAUSE_SECONDS = 0.005
 TURN_SECONDS, TURN_CALLS = 0.01, 20
 MAX_SAMPLES, MIN_SAMPLES, PATIENCE = 400, 5, 10
 _MB = 1e6
@@ -54,8 +55,9 @@ class Stopwatch:
 def alternate(calls: Sequence[Call], stopwatch: Stopwatch, seconds: float) -> list[list[float]]:
     """Time `calls` in turns A, B, C, A, B, C, ... for about `seconds`; the samples of each in ms.
 
-    A turn is one call, or as many as fit 10 ms (at most 20), so that slow and fast ones share the machine's good and
-    bad moments. Everyone has the same number of turns: as many as fit, but at least 5 (3 where even those would take
+    A turn is a pause (the threads of torch's pool spin on for a while after their work, and would take the core from
+    whoever comes next), a call that is not timed, then one call, or as many as fit 10 ms (at most 20), so that slow
+    and fast ones share the machine's good and bad moments. Everyone has the same number of turns: as many as fit, but at least 5 (3 where even those would take
     ten times `seconds`), at most until everyone has 400 samples.
     """
     samples: list[list[float]] = [[] for _ in calls]
@@ -75,6 +77,8 @@ def _enough(samples: Sequence[Sequence[float]], elapsed: float, seconds: float) 
 
 def _turn(call: Call, stopwatch: Stopwatch) -> list[float]:
     times: list[float] = []
+    time.sleep(PAUSE_SECONDS)
+    call()
     started = time.perf_counter()
     while not times or (len(times) < TURN_CALLS and time.perf_counter() - started < TURN_SECONDS):
         times.append(stopwatch(call))

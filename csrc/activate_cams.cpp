@@ -133,32 +133,51 @@ class WideRows {
     Scratch<float> wide_, narrow_;  // narrow_: one row as it is, with room behind it
 };
 
-// The maps that can exceed `level` in a tile, those that can be highest first.
-void choose_maps(const float* bounds, std::int64_t maps, float level, std::vector<std::int64_t>& chosen) {
-    chosen.clear();
-    for (std::int64_t map = 0; map < maps; ++map)
-        if (bounds[map] > level) chosen.push_back(map);
-    std::sort(chosen.begin(), chosen.end(), [&](std::int64_t a, std::int64_t b) { return bounds[a] > bounds[b]; });
-}
+// Which maps can exceed a level in the tiles of a strip, those that can be highest first.
+class Choice {
+  public:
+    Choice(const float* bounds, std::int64_t blocks, std::int64_t maps, float level)
+        : maps_(maps), chosen_(blocks * maps), counts_(blocks), used_(maps) {
+        for (std::int64_t block = 0; block < blocks; ++block) {
+            const float* of_tile = bounds + block * maps;
+            std::int32_t* chosen = chosen_.data() + block * maps;
+            int& count = counts_[block];
+            for (std::int32_t map = 0; map < maps; ++map)
+                if (of_tile[map] > level) {
+                    chosen[count++] = map;
+                    used_[map] = true;
+                }
+            std::sort(chosen, chosen + count, [&](int a, int b) { return of_tile[a] > of_tile[b]; });
+        }
+    }
+    const std::int32_t* of_block(std::int64_t block) const { return chosen_.data() + block * maps_; }
+    int count(std::int64_t block) const { return counts_[block]; }
+    bool uses(std::int64_t map) const { return used_[map]; }
 
-// Calls work(y, first column, CAM rows, their number) for every row of the strip's tiles and the maps that can exceed
-// `level` there.
+  private:
+    std::int64_t maps_;
+    std::vector<std::int32_t> chosen_;  // [blocks, maps], the first `count` of each block
+    std::vector<int> counts_;
+    std::vector<bool> used_;
+};
+
+// Calls work(y, first column, CAM rows, which of them, their number) for every row of the strip's tiles and the maps
+// that can exceed `level` there.
 template <typename Work>
 void visit_strip(const Job& job, const Tiling& tiling, const Bounds& bounds, std::int64_t strip, WideRows& wide,
                  float level, const Work& work) {
     const float* of_strip = bounds.data() + strip * tiling.blocks * job.maps();
     if (*std::max_element(of_strip, of_strip + tiling.blocks * job.maps()) <= level) return;
-    std::vector<std::vector<std::int64_t>> chosen(tiling.blocks);
-    for (std::int64_t block = 0; block < tiling.blocks; ++block)
-        choose_maps(of_strip + block * job.maps(), job.maps(), level, chosen[block]);
+    const Choice choice(of_strip, tiling.blocks, job.maps(), level);
     std::vector<CamRows> around(job.cams.size());
     const std::int64_t end = std::min(job.height, (strip + 1) * kStrip);
-    for (std::int64_t y = strip * kStrip; y < end; ++y)
-        for (std::int64_t block = 0; block < tiling.blocks; ++block) {
-            int count = 0;
-            for (const std::int64_t map : chosen[block]) around[count++] = wide.around(map, y);
-            if (count > 0) work(y, block * tiling.block, around.data(), count);
-        }
+    for (std::int64_t y = strip * kStrip; y < end; ++y) {
+        for (std::int64_t map = 0; map < job.maps(); ++map)
+            if (choice.uses(map)) around[map] = wide.around(map, y);
+        for (std::int64_t block = 0; block < tiling.blocks; ++block)
+            if (choice.count(block) > 0)
+                work(y, block * tiling.block, around.data(), choice.of_block(block), choice.count(block));
+    }
 }
 
 // Starts in the strip where the peak may be highest; most of the others then cannot reach it.
@@ -166,8 +185,8 @@ float find_peak(const Job& job, const Tiling& tiling, const Bounds& bounds, std:
     WideRows wide(job, tiling);
     wide.start(image, channel);
     float peak = 0;
-    const auto raise = [&](std::int64_t, std::int64_t x, const CamRows* maps, int count) {
-        peak = std::max(peak, rows().cam_peak(maps, count, x));
+    const auto raise = [&](std::int64_t, std::int64_t x, const CamRows* maps, const std::int32_t* chosen, int count) {
+        peak = std::max(peak, rows().cam_peak(maps, chosen, count, x));
     };
     const std::int64_t highest = std::max_element(bounds.begin(), bounds.end()) - bounds.begin();
     const std::int64_t first = highest / (tiling.blocks * job.maps());
@@ -197,8 +216,9 @@ void set_bits(const Job& job, const Tiling& tiling, const std::vector<Found>& fo
         wide.start(image, channel);
         const float threshold = found[plane].threshold;
         const auto bit = static_cast<std::int32_t>(std::uint32_t{1} << (plane % 32));
-        const auto set = [&](std::int64_t y, std::int64_t x, const CamRows* maps, int count) {
-            rows().cam_bits(maps, count, x, std::min(tiling.block, job.width - x), threshold, bit,
+        const auto set = [&](std::int64_t y, std::int64_t x, const CamRows* maps, const std::int32_t* chosen,
+                             int count) {
+            rows().cam_bits(maps, chosen, count, x, std::min(tiling.block, job.width - x), threshold, bit,
                             bits + plane / 32 * plane_size + y * job.width + x);
         };
         for (std::int64_t strip = first; strip < end; ++strip)

@@ -46,6 +46,17 @@ F2F_INLINE Vector<T> load_within(const T* from, std::int64_t first, std::int64_t
     return load(values);
 }
 
+// A load that is made once, into a register: else the compiler repeats it in every instruction that can take an operand
+// from memory.
+template <typename T>
+F2F_INLINE Vector<T> load_once(const T* from) {
+    Vector<T> vector = load(from);
+#if F2F_X86
+    asm("" : "+v"(vector));
+#endif
+    return vector;
+}
+
 template <typename T>
 F2F_INLINE Vector<T> splat(T value) {
     return value - Vector<T>{};  // keeps the sign of -0
@@ -69,6 +80,9 @@ F2F_INLINE bool all(Ints mask) { return _mm512_movepi32_mask((__m512i)mask) == k
 F2F_INLINE Floats pick(const float* from, Ints at) {
     return _mm512_maskz_permutexvar_ps(kEveryLane, (__m512i)at, load(from));
 }
+F2F_INLINE Ints pick_two(const std::int32_t* from, Ints at) {
+    return (Ints)_mm512_permutex2var_epi32((__m512i)load(from), (__m512i)at, (__m512i)load(from + 16));
+}
 F2F_INLINE Floats larger(Floats a, Floats b) { return _mm512_maskz_max_ps(kEveryLane, a, b); }
 F2F_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 F2F_INLINE Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<double> c) {
@@ -78,6 +92,11 @@ F2F_INLINE Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vecto
 F2F_INLINE Ints floor_to_ints(Floats v) { return (Ints)_mm256_cvttps_epi32(_mm256_floor_ps(v)); }
 F2F_INLINE bool all(Ints mask) { return _mm256_movemask_ps((__m256)mask) == 0xff; }
 F2F_INLINE Floats pick(const float* from, Ints at) { return _mm256_permutevar8x32_ps(load(from), (__m256i)at); }
+F2F_INLINE Ints pick_two(const std::int32_t* from, Ints at) {
+    const auto first = (Ints)_mm256_permutevar8x32_epi32((__m256i)load(from), (__m256i)at);
+    const auto second = (Ints)_mm256_permutevar8x32_epi32((__m256i)load(from + 8), (__m256i)at);
+    return choose(at > 7, second, first);
+}
 F2F_INLINE Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }
 F2F_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 F2F_INLINE Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<double> c) {
@@ -105,7 +124,8 @@ F2F_INLINE V multiply_add(V a, V b, V c) {
 }
 #endif
 
-// pick(from, at) is from[at] for 0 <= at < lanes, of a whole vector that can be read at `from`.
+// pick(from, at) is from[at] for 0 <= at < lanes, of a whole vector that can be read at `from`; pick_two, of two
+// vectors, is for 0 <= at < 2 * lanes (not in the narrowest set, where loads are as good).
 
 // base[at] where the mask is set, else 0; `at` is only read there.
 #if F2F_GATHERS && F2F_VECTOR_BYTES == 64

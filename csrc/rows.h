@@ -79,9 +79,10 @@ struct Rows {
     void (*warp)(const WarpRow&);
     void (*cam_columns)(const float* row, const std::int32_t* low, const std::int32_t* high, const float* low_weight,
                         const float* high_weight, std::int64_t width, float* wide);
-    float (*cam_peak)(const CamRows* maps, int count, std::int64_t x);
-    void (*cam_bits)(const CamRows* maps, int count, std::int64_t x, std::int64_t pixels, float threshold,
-                     std::int32_t bit, std::int32_t* words);
+    // of maps[chosen[0]], maps[chosen[1]], ... at the block from column x on
+    float (*cam_peak)(const CamRows* maps, const std::int32_t* chosen, int count, std::int64_t x);
+    void (*cam_bits)(const CamRows* maps, const std::int32_t* chosen, int count, std::int64_t x, std::int64_t pixels,
+                     float threshold, std::int32_t bit, std::int32_t* words);
     void (*count_bits)(const std::int32_t* words, std::int64_t count, std::int64_t* counts);  // of each of 32 bits
     void (*labels)(const std::int32_t* words, std::int64_t plane, const Claim* claims, int count, const float* saliency,
                    float theta_b, std::int64_t pixels, std::uint8_t* labels);

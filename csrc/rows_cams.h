@@ -30,12 +30,13 @@ F2F_INLINE Floats between(const CamRows& map, Floats low_weight, Floats high_wei
 }
 
 // The highest value of 0 and all CAMs in one block; a NaN is passed over.
-float cam_peak(const CamRows* maps, int count, std::int64_t x) {
+float cam_peak(const CamRows* maps, const std::int32_t* chosen, int count, std::int64_t x) {
     Floats strongest[kCamVectors] = {};
-    for (int map = 0; map < count; ++map) {
-        const Floats low_weight = splat(maps[map].low_weight), high_weight = splat(maps[map].high_weight);
+    for (int place = 0; place < count; ++place) {
+        const CamRows& map = maps[chosen[place]];
+        const Floats low_weight = splat(map.low_weight), high_weight = splat(map.high_weight);
         for (int i = 0; i < kCamVectors; ++i)
-            strongest[i] = larger(between(maps[map], low_weight, high_weight, x + i * kLanes<float>), strongest[i]);
+            strongest[i] = larger(between(map, low_weight, high_weight, x + i * kLanes<float>), strongest[i]);
     }
     Floats peak = strongest[0];
     for (int i = 1; i < kCamVectors; ++i) peak = larger(strongest[i], peak);
@@ -45,14 +46,15 @@ float cam_peak(const CamRows* maps, int count, std::int64_t x) {
 }
 
 // Where any CAM exceeds the threshold (which is not negative), the strongest does: no need to look on once all do.
-F2F_INLINE void find_active(const CamRows* maps, int count, std::int64_t x, float threshold,
+F2F_INLINE void find_active(const CamRows* maps, const std::int32_t* chosen, int count, std::int64_t x, float threshold,
                             Ints (&active)[kCamVectors]) {
     for (int i = 0; i < kCamVectors; ++i) active[i] = Ints{};
-    for (int map = 0; map < count; ++map) {
-        const Floats low_weight = splat(maps[map].low_weight), high_weight = splat(maps[map].high_weight);
+    for (int place = 0; place < count; ++place) {
+        const CamRows& map = maps[chosen[place]];
+        const Floats low_weight = splat(map.low_weight), high_weight = splat(map.high_weight);
         Ints everywhere = ~Ints{};
         for (int i = 0; i < kCamVectors; ++i) {
-            active[i] |= between(maps[map], low_weight, high_weight, x + i * kLanes<float>) > splat(threshold);
+            active[i] |= between(map, low_weight, high_weight, x + i * kLanes<float>) > splat(threshold);
             everywhere &= active[i];
         }
         if (all(everywhere)) return;
@@ -60,10 +62,10 @@ F2F_INLINE void find_active(const CamRows* maps, int count, std::int64_t x, floa
 }
 
 // Sets `bit` of the block's words (`pixels` of them) where the strongest exceeds the threshold.
-void cam_bits(const CamRows* maps, int count, std::int64_t x, std::int64_t pixels, float threshold, std::int32_t bit,
-              std::int32_t* words) {
+void cam_bits(const CamRows* maps, const std::int32_t* chosen, int count, std::int64_t x, std::int64_t pixels,
+              float threshold, std::int32_t bit, std::int32_t* words) {
     Ints active[kCamVectors];
-    find_active(maps, count, x, threshold, active);
+    find_active(maps, chosen, count, x, threshold, active);
     if (pixels == kCamBlock) {
         for (int i = 0; i < kCamVectors; ++i)
             store(words + i * kLanes<float>, load(words + i * kLanes<float>) | (active[i] & bit));

@@ -4,6 +4,8 @@
 namespace f2f::F2F_ISA {
 namespace {
 
+#define F2F_UNROLL _Pragma("GCC unroll 32")  // so that sums stay in registers
+
 constexpr int kCostRows =
     F2F_VECTOR_BYTES == 64 ? 3 : 1;  // pixel rows that share a load of f2: 27 sums of 32 registers
 constexpr int kShifts = 9;           // columns of the neighbourhood worked on together
@@ -71,22 +73,22 @@ void fill_tile(const CostRows<T>& rows, std::int64_t x) {
 // Pixel rows first .. first + Used - 1 against `Shifts` columns of row `line` of f2 (row 0: `reach` above pixel row 0).
 template <typename T, int Used, int Shifts>
 void cost_block(const CostRows<T>& rows, int first, int line, int shift_from, std::int64_t x) {
-    Vector<T> sums[Used][Shifts] = {};
+    Vector<T> sums[Used][Shifts];
+    F2F_UNROLL for (int sum = 0; sum < Used * Shifts; ++sum) sums[sum / Shifts][sum % Shifts] = Vector<T>{};
     const T* here = rows.tile + first * kLanes<T>;
     const T* there = rows.f2[line] + x + shift_from;
     for (std::int64_t c = 0; c < rows.channels; ++c, here += kCostRows * kLanes<T>, there += rows.stride)
-        for (int shift = 0; shift < Shifts; ++shift) {
-            const Vector<T> shifted = load(there + shift);
-            for (int row = 0; row < Used; ++row)
-                sums[row][shift] = multiply_add(load(here + row * kLanes<T>), shifted, sums[row][shift]);
+        F2F_UNROLL for (int shift = 0; shift < Shifts; ++shift) {
+            const Vector<T> shifted = load_once(there + shift);
+            F2F_UNROLL for (int row = 0; row < Used; ++row) sums[row][shift] =
+                multiply_add(load(here + row * kLanes<T>), shifted, sums[row][shift]);
         }
     const int side = 2 * rows.reach + 1;
     const Vector<T> share = splat(T(1) / static_cast<T>(rows.channels));
-    for (int row = 0; row < Used; ++row) {
-        const int plane = (line - first - row) * side + shift_from;
-        T* to = rows.costs + plane * rows.plane + (first + row) * rows.width + x;
-        for (int shift = 0; shift < Shifts; ++shift)
-            store_first<T>(to + shift * rows.plane, sums[row][shift] * share, rows.width - x);
+    F2F_UNROLL for (int sum = 0; sum < Used * Shifts; ++sum) {
+        const int row = sum / Shifts, shift = sum % Shifts, plane = (line - first - row) * side + shift_from + shift;
+        store_first<T>(rows.costs + plane * rows.plane + (first + row) * rows.width + x, sums[row][shift] * share,
+                       rows.width - x);
     }
 }
 
@@ -131,18 +133,19 @@ F2F_INLINE Vector<T> of_costs(const GradientRow<T>& row, int dy, int dx, std::in
 template <typename T, int Used>
 F2F_INLINE void gradient_block(const GradientRow<T>& row, std::int64_t channel, std::int64_t x) {
     const int side = 2 * row.reach + 1;
-    Vector<T> sums[Used] = {};
+    Vector<T> sums[Used];
+    F2F_UNROLL for (int c = 0; c < Used; ++c) sums[c] = Vector<T>{};
     for (int dy = 0; dy < side; ++dy) {
         const std::int64_t from_y = row.y + dy - row.reach;
         if (from_y < 0 || from_y >= row.height) continue;  // there the features are zero, or the costs' gradient
         const T* features = row.features[dy] + channel * row.stride + x;
         for (int dx = 0; dx < side; ++dx) {
             const Vector<T> gradient = of_costs(row, dy, dx, x);
-            for (int c = 0; c < Used; ++c)
-                sums[c] = multiply_add(gradient, load(features + c * row.stride + dx), sums[c]);
+            F2F_UNROLL for (int c = 0; c < Used; ++c) sums[c] =
+                multiply_add(gradient, load(features + c * row.stride + dx), sums[c]);
         }
     }
-    for (int c = 0; c < Used; ++c)
+    F2F_UNROLL for (int c = 0; c < Used; ++c)
         store_first<T>(row.to + (channel + c) * row.height * row.width + x, sums[c] * row.scale, row.width - x);
 }
 

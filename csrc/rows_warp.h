@@ -41,10 +41,8 @@ F2F_INLINE Ints decide(const Taps& taps, Ints n, Ints h, Ints v, Ints d) {
     return (n & (h | v | d | taps.alone)) | (h & v & d & ~taps.alone);
 }
 
-// Optical flow is smooth: mostly a vector of pixels moves as one, and its taps are four plain loads.
-F2F_INLINE Ints warp_together(const Taps& taps, const std::int32_t* top, const std::int32_t* low) {
-    const Ints top_left = load(top), top_right = load(top + 1);
-    const Ints low_left = load(low), low_right = load(low + 1);
+// From the four taps by place to the four by distance.
+F2F_INLINE Ints decide_at(const Taps& taps, Ints top_left, Ints top_right, Ints low_left, Ints low_right) {
     const Ints top_near = choose(taps.right_is_near, top_right, top_left);
     const Ints top_far = choose(taps.right_is_near, top_left, top_right);
     const Ints low_near = choose(taps.right_is_near, low_right, low_left);
@@ -52,6 +50,48 @@ F2F_INLINE Ints warp_together(const Taps& taps, const std::int32_t* top, const s
     return decide(taps, choose(taps.below_is_near, low_near, top_near), choose(taps.below_is_near, low_far, top_far),
                   choose(taps.below_is_near, top_near, low_near), choose(taps.below_is_near, top_far, low_far));
 }
+
+// Optical flow is smooth: mostly a vector of pixels moves as one, and its taps are four plain loads.
+F2F_INLINE Ints warp_together(const Taps& taps, const std::int32_t* top, const std::int32_t* low) {
+    return decide_at(taps, load(top), load(top + 1), load(low), load(low + 1));
+}
+
+#if F2F_VECTOR_BYTES >= 32
+// Or almost as one: then all taps lie within three rows of two vectors, and shuffles of those are cheaper than gathers.
+struct Window {
+    bool fits;
+    std::int64_t offset;  // of its first word in a plane
+    Ints at;              // the left taps' columns in it
+    Ints lower;           // whose top tap is in the second row
+};
+
+F2F_INLINE Window find_window(const WarpRow& row, const Taps& taps, std::int32_t x) {
+    constexpr std::int32_t lanes = kLanes<std::int32_t>;
+    const Ints left = x + lane_numbers() + taps.shift_x, top = row.y + taps.shift_y;
+    const std::int32_t last = row.width - 2 * lanes, middle = left[0] - lanes / 2;
+    const std::int32_t first = middle > last ? last : middle < 0 ? 0 : middle;
+    const std::int32_t first_row = all(top >= top[0]) ? top[0] : top[0] - 1;
+    Window window;
+    window.at = left - first;
+    window.lower = top > first_row;
+    window.offset = static_cast<std::int64_t>(first_row) * row.width + first;
+    window.fits =
+        last >= 0 && first_row >= 0 && first_row + 2 < row.height &&
+        all(taps.valid & (window.at >= 0) & (window.at < 2 * lanes - 1) & (top >= first_row) & (top <= first_row + 1));
+    return window;
+}
+
+F2F_INLINE Ints warp_window(const Taps& taps, const Window& window, const std::int32_t* carried, std::int32_t width) {
+    const std::int32_t* rows[3] = {carried, carried + width, carried + 2 * width};
+    Ints left[3], right[3];
+    for (int row = 0; row < 3; ++row) {
+        left[row] = pick_two(rows[row], window.at);
+        right[row] = pick_two(rows[row], window.at + 1);
+    }
+    return decide_at(taps, choose(window.lower, left[1], left[0]), choose(window.lower, right[1], right[0]),
+                     choose(window.lower, left[2], left[1]), choose(window.lower, right[2], right[1]));
+}
+#endif
 
 // What a vector that moves as one reads, where part of it lies outside the frame: two short rows with zeros there.
 struct BorderRows {
@@ -107,6 +147,14 @@ F2F_INLINE void warp_vector(const WarpRow& row, Floats flow_x, Floats flow_y, st
     const Taps taps = find_taps(flow_x, flow_y);
     const std::int64_t all_words = row.words * row.plane;
     if (!all((taps.shift_x == taps.shift_x[0]) & (taps.shift_y == taps.shift_y[0]) & taps.valid)) {
+#if F2F_VECTOR_BYTES >= 32
+        if (const Window window = find_window(row, taps, x); window.fits) {
+            const std::int32_t* from = row.carried + window.offset;
+            for (std::int64_t at = 0; at < all_words; at += row.plane)
+                write(at, warp_window(taps, window, from + at, row.width));
+            return;
+        }
+#endif
         const Places places = find_places(row, taps, x);
         for (std::int64_t at = 0; at < all_words; at += row.plane)
             write(at, warp_apart(taps, places, row.carried + at));

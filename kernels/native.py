@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -189,19 +189,22 @@ def _address(tensor: Tensor | None) -> int:
 
 
 def _cam_addresses(cam: Tensor, flip: bool, size_hw: tuple[int, int]) -> tuple[Any, ...]:
-    """What the extension wants to know of one CAM [B, C, h, w]; its tap tables stay alive in their cache."""
+    """What the extension wants to know of one CAM [B, C, h, w]."""
     height, width = cam.shape[2:]
-    axes = (_axis(height, size_hw[0], False), _axis(width, size_hw[1], flip))
-    return (cam.data_ptr(), height, width, *([table.data_ptr() for table in axis] for axis in axes))
+    return (cam.data_ptr(), height, width, _axis(height, size_hw[0], False)[0], _axis(width, size_hw[1], flip)[0])
 
 
-@lru_cache(maxsize=256)
-def _axis(in_size: int, out_size: int, mirrored: bool) -> tuple[Tensor, ...]:
-    """`cam_taps` as the extension wants them; mirrored, pixel x reads where size - 1 - x would be."""
+@cache
+def _axis(in_size: int, out_size: int, mirrored: bool) -> tuple[list[int], tuple[Tensor, ...]]:
+    """Addresses of `cam_taps` as the extension wants them, and the tables, which so stay alive.
+
+    Mirrored, pixel x reads where size - 1 - x would be.
+    """
     low, high, low_weight, high_weight = cam_taps(in_size, out_size)
     if mirrored:
         low, high = in_size - 1 - low, in_size - 1 - high
-    return low.int(), high.int(), low_weight, high_weight
+    tables = (low.int(), high.int(), low_weight, high_weight)
+    return [table.data_ptr() for table in tables], tables
 
 
 @cache

@@ -35,6 +35,7 @@ FLOWS: dict[str, Callable[..., Tensor]] = {
     "half-pixel": lambda shape: torch.randint(-9, 10, shape) / 2,
     "1/512 grid": lambda shape: torch.randint(-2048, 2048, shape) / 512,
     "smooth": lambda shape: torch.linspace(-3, 3, shape[-1]).expand(shape).contiguous(),
+    "ripple": lambda shape: torch.rand(shape) * 1.9 - torch.randint(2, (1,)),
     "random": lambda shape: torch.randn(shape) * 5,
     "huge": lambda shape: torch.randn(shape) * 1e6,
     "not finite": lambda shape: torch.tensor([0.3, math.nan, math.inf, -math.inf])[torch.randint(4, shape)],

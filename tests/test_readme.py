@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def test_tables_are_the_results() -> None:
 
 def test_every_table_is_filled() -> None:
     blocks = re.findall(r"<!-- table:(\w+) -->(.*?)<!-- end -->", README, re.DOTALL)
-    assert [name for name, _ in blocks] == ["window_frames_synthetic", "window_frames_real", "networks"]
+    assert [name for name, _ in blocks] == ["window_frames_synthetic", "window_frames_real", "networks", "kernels"]
     assert all("| --- |" in body for _, body in blocks)
 
 
@@ -54,6 +55,13 @@ def test_file_map_names_files_that_exist() -> None:
     existing = {path.name for folder in ("engine", "kernels", "training") for path in (ROOT / folder).rglob("*.py")}
     assert names
     assert set(names) <= existing
+
+
+def test_the_kernels_example_runs() -> None:
+    code = README.split("## The kernels alone")[1].split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102  # our own README
+    assert names["united"].shape == (1, 20, 321, 321)
 
 
 def test_pictures_exist() -> None:
