@@ -56,9 +56,9 @@ def alternate(calls: Sequence[Call], stopwatch: Stopwatch, seconds: float) -> li
     """Time `calls` in turns A, B, C, A, B, C, ... for about `seconds`; the samples of each in ms.
 
     A turn is a pause (the threads of torch's pool spin on for a while after their work, and would take the core from
-    whoever comes next), a call that is not timed, then one call, or as many as fit 10 ms (at most 20), so that slow
-    and fast ones share the machine's good and bad moments. Everyone has the same number of turns: as many as fit, but at least 5 (3 where even those would take
-    ten times `seconds`), at most until everyone has 400 samples.
+    whoever comes next), a call that is not timed, then one call, or as many as fit 10 ms (at most 20), so that slow and
+    fast ones share the machine's good and bad moments. Everyone has the same number of turns: as many as fit, but at
+    least 5 (3 where even those would take ten times `seconds`), at most until everyone has 400 samples.
     """
     samples: list[list[float]] = [[] for _ in calls]
     started = time.perf_counter()
