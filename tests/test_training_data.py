@@ -12,11 +12,12 @@ from torch import Tensor
 
 from f2f.engine.errors import UsageError
 from f2f.kernels.reference import warp_features
-from f2f.training import pairs
+from f2f.training import layers, pairs
 from f2f.training.data import TrainingImages, read_tagged_images
 from f2f.training.evaluate import average_precision, evaluate_cams, evaluate_classifier, evaluate_flow
 from f2f.training.layers import draw_layers_pair, layer_pairs
 from f2f.training.pairs import Pair, PairDataset, augment, fill_cache, load_pair, save_pair
+from f2f.training.textures import draw_texture
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,34 @@ def test_flow_of_layers_takes_the_second_frame_back_to_the_first(pair: Pair) -> 
     warped_error = (warped - first).abs().mean(1)[0][seen].mean()
     plain_error = (second - first).abs().mean(1)[0][seen].mean()
     assert warped_error < 0.25 * plain_error
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_bend_can_be_undone(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    layer = next(layer for layer in (layers._draw_layers(rng, (96, 128))[-1] for _ in range(30)) if layer.bend)
+    shown = torch.rand(2, 9, 11) * 300 - 150
+    place = layers._unbent(layer, shown)
+    torch.testing.assert_close(place + layers._pushes(layer, place), shown, rtol=0, atol=0.05)
+    assert (place - shown).norm(dim=0).max() > 0.05
+
+
+def test_textures_are_drawn_by_their_seed_alone_and_have_contrast() -> None:
+    drawn = [draw_texture(np.random.default_rng(seed)) for seed in (1, 1, *range(2, 12))]
+    assert torch.equal(drawn[0], drawn[1])
+    for texture in drawn:
+        assert texture.shape == (1, 3, 256, 256)
+        assert 0 <= texture.min() < texture.max() <= 1
+    assert torch.stack([texture.std() for texture in drawn]).median() > 0.05
+
+
+def test_recolouring_keeps_the_range_and_differs_between_the_frames() -> None:
+    frames = torch.rand(1, 3, 32, 48).expand(2, 3, 32, 48).contiguous()
+    for seed in range(12):
+        coloured = pairs._recolour(frames, np.random.default_rng(seed))
+        assert coloured.shape == frames.shape
+        assert 0 <= coloured.min() < coloured.max() <= 1
+        assert (coloured[0] != coloured[1]).any()
 
 
 def test_layers_are_drawn_by_their_seed_alone() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from f2f.training.classifier import CamClassifier
 from f2f.training.losses import matching_loss, multiscale_flow_loss
-from f2f.training.pwcnet import FlowNetwork, PWCNet
+from f2f.training.pwcnet import FlowNetwork, PWCNet, give_unit_variance
 
 
 def test_standard_pwcnet_has_the_released_parameter_count_and_names() -> None:
@@ -89,6 +89,32 @@ def test_brightness_and_contrast_do_not_change_the_flow() -> None:
     with torch.inference_mode():
         flow, changed = network(frames), network(0.5 * frames + 0.3)
         assert (flow - changed).norm() < 0.3 * flow.norm()
+
+
+def test_a_fresh_network_passes_flow_down_through_the_levels() -> None:
+    network = PWCNet(0.25).eval()
+    image = torch.rand(1, 3, 128, 192)
+    with torch.no_grad():
+        network.get_parameter("predict_flow6.bias").copy_(torch.tensor([0.5, -0.25]))
+        flows = network(image, image)
+    for flow in flows:
+        middle = flow[0, :, flow.shape[2] // 2, flow.shape[3] // 2]
+        torch.testing.assert_close(middle, torch.tensor([0.5, -0.25]), rtol=0, atol=0.1)
+
+
+def test_unit_variance_is_given_to_every_layer() -> None:
+    network = PWCNet(0.25)
+    one, other = torch.rand(2, 2, 3, 64, 64).unbind()
+    give_unit_variance(network, one, other)
+    seen: list[float] = []
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d) and module.out_channels > 2]
+    hooks = [layer.register_forward_hook(lambda _, __, output: seen.append(float(output.std()))) for layer in layers]
+    with torch.no_grad():
+        network(one, other)
+    for hook in hooks:
+        hook.remove()
+    assert len(seen) > len(layers)  # the pyramid is built twice
+    assert all(0.5 < deviation < 2 for deviation in seen), seen
 
 
 def test_matching_loss_is_least_where_the_features_match() -> None:

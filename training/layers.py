@@ -1,6 +1,7 @@
-"""Pairs of frames drawn as textured layers in affine motion, with exact flow: fast, varied, and unlike the renderer.
+"""Pairs of frames drawn as textured layers that move affinely and bend, with exact flow: fast, varied, and unlike the
+renderer. Made for generalisation: textures of every scale and contrast, small and large motions, occlusion.
 
-Letters: H, W frame size; a layer has its own plane, in px around its middle. A 2×3 matrix maps (x, y, 1) to (x, y).
+Letters: H, W frame size; a layer has its own plane, in px around its middle. A 3×3 matrix maps (x, y, 1) to (x, y, 1).
 """
 
 from __future__ import annotations
@@ -16,17 +17,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from f2f.training.pairs import FRAME_HW, Pair
+from f2f.training.textures import TEXTURE_PX, draw_texture
 
 Matrix = NDArray[np.float64]
-TEXTURE_PX = 256
 BEARINGS = 2048
 OBJECTS = (4, 11)
 """fewest and most objects before the background"""
+UNBENDING_STEPS = 12
+"""of the fixed-point iteration; a step at least halves the error"""
+
+
+@dataclass(frozen=True)
+class Wave:
+    """A smooth push on a layer's plane: `push_xy_px` * sin(`pace_per_px` · (x, y) + phase)."""
+
+    push_xy_px: tuple[float, float]
+    pace_per_px: tuple[float, float]
+    phase: float
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A textured piece of plane that moves affinely between two frames."""
+    """A textured piece of plane that moves affinely between two frames, and bends."""
 
     texture: Tensor
     """[1,3,256,256], 0..1"""
@@ -34,6 +46,9 @@ class Layer:
     """[2048] distance of the outline from the middle by angle; None covers the frame"""
     to_frames: tuple[Matrix, Matrix]
     """3x3, layer plane -> first frame, second frame"""
+    bend: tuple[Wave, ...]
+    """in the second frame the plane's point p shows what is at p + the sum of these at p; together they change
+    distances by less than half, so that this can be undone"""
 
 
 def layer_pairs(seed: tuple[int, ...], count: int) -> Iterator[Pair]:
@@ -51,7 +66,8 @@ def draw_layers_pair(seed: tuple[int, ...], size_hw: tuple[int, int]) -> Pair:
     grid = _pixels(size_hw)
     for number, layer in enumerate(layers):
         mine = owner == number
-        moved = _apply(layer.to_frames[1] @ np.linalg.inv(layer.to_frames[0]), grid[:, mine][:, None])[:, 0]
+        here = _apply(np.linalg.inv(layer.to_frames[0]), grid[:, mine][:, None])  # [2,1,n], on the layer's plane
+        moved = _apply(layer.to_frames[1], _unbent(layer, here))[:, 0]
         flow[:, mine] = moved - grid[:, mine]
     return Pair(_to_bytes(first), _to_bytes(second), flow.permute(1, 2, 0).numpy(), _seen(flow, owner, owner_there))
 
@@ -60,12 +76,12 @@ def _draw_layers(rng: np.random.Generator, size_hw: tuple[int, int]) -> list[Lay
     height, width = size_hw
     camera = _motion(rng, (width / 2, height / 2), reach_px=24)
     placed = _placement(rng, (width / 2, height / 2))
-    layers = [Layer(_texture(rng), None, (placed, camera @ placed))]
+    layers = [Layer(draw_texture(rng), None, (placed, camera @ placed), _bend(rng, placed))]
     for _ in range(int(rng.integers(OBJECTS[0], OBJECTS[1] + 1))):
         middle = (float(rng.uniform(0, width)), float(rng.uniform(0, height)))
         placed = _placement(rng, middle)
         moved = _motion(rng, middle, reach_px=40) @ camera
-        layers.append(Layer(_texture(rng), _outline(rng, height), (placed, moved @ placed)))
+        layers.append(Layer(draw_texture(rng), _outline(rng, height), (placed, moved @ placed), _bend(rng, placed)))
     return layers
 
 
@@ -100,31 +116,37 @@ def _outline(rng: np.random.Generator, height: int) -> Tensor:
     return (radii * height * rng.uniform(0.06, 0.28)).float()
 
 
-def _texture(rng: np.random.Generator) -> Tensor:
-    """[1,3,256,256]: octaves of noise in two or three colours, at times with stripes or spots."""
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    roughness = rng.uniform(0.4, 1.0)
-    noise = torch.zeros(1, 3, TEXTURE_PX, TEXTURE_PX)
-    for octave in range(1, 8):
-        coarse = torch.randn(1, 3, 2**octave, 2**octave, generator=generator)
-        noise += roughness**octave * F.interpolate(coarse, TEXTURE_PX, mode="bilinear", align_corners=False)
-    noise = noise / noise.std()
-    if rng.random() < 0.4:
-        noise[:, :1] += float(rng.uniform(0.5, 2)) * _pattern(rng)
-    colours = torch.randn(3, 3, generator=generator) * float(rng.uniform(0.01, 0.07))
-    colours[:, 0] += float(rng.uniform(0.05, 0.2))  # what all three share: light and dark
-    base = 0.5 + 0.25 * torch.randn(1, 1, 1, generator=generator) + 0.12 * torch.randn(3, 1, 1, generator=generator)
-    return (torch.einsum("ij,bjhw->bihw", colours, noise) + base).clamp(0, 1)
+def _bend(rng: np.random.Generator, placed: Matrix) -> tuple[Wave, ...]:
+    """Half of the layers are rigid; the others bend by up to a few frame px over waves of 30 px and more."""
+    if rng.random() < 0.5:
+        return ()
+    scale = float(np.linalg.norm(placed[:2, 0]))  # frame px per plane px
+    waves = []
+    for _ in range(3):
+        length, angle = float(np.exp(rng.uniform(np.log(30), np.log(300)))) / scale, float(rng.uniform(0, 2 * np.pi))
+        pace = 2 * np.pi / length
+        push = rng.normal(0, 1, 2) * min(1.5 / scale, 0.1 / pace)  # the slope, pace * push, stays well below one
+        push = push.clip(-0.16 / pace, 0.16 / pace)
+        pace_xy = (pace * float(np.cos(angle)), pace * float(np.sin(angle)))
+        waves.append(Wave((float(push[0]), float(push[1])), pace_xy, float(rng.uniform(0, 2 * np.pi))))
+    return tuple(waves)
 
 
-def _pattern(rng: np.random.Generator) -> Tensor:
-    """[256,256] stripes, checks or spots, -1..1 with soft edges."""
-    y, x = torch.meshgrid(torch.arange(TEXTURE_PX), torch.arange(TEXTURE_PX), indexing="ij")
-    waves = 2 * torch.pi / float(rng.uniform(10, 50))
-    along, across = torch.sin(waves * x), torch.sin(waves * y)
-    kind = rng.integers(3)
-    wave = along if kind == 0 else along * across if kind == 1 else along + across - 1
-    return torch.tanh(4 * wave)
+def _pushes(layer: Layer, place: Tensor) -> Tensor:
+    """The bend's sum of waves at [2,H,W]."""
+    total = torch.zeros_like(place)
+    for wave in layer.bend:
+        swing = torch.sin(wave.pace_per_px[0] * place[0] + wave.pace_per_px[1] * place[1] + wave.phase)
+        total += torch.tensor(wave.push_xy_px)[:, None, None] * swing
+    return total
+
+
+def _unbent(layer: Layer, shown: Tensor) -> Tensor:
+    """Where on the bent plane the points `shown` [2,H,W] of the flat one are: p with p + pushes(p) = shown."""
+    place = shown
+    for _ in range(UNBENDING_STEPS if layer.bend else 0):
+        place = shown - _pushes(layer, place)
+    return place
 
 
 def _paint(layers: list[Layer], frame: int, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -137,6 +159,8 @@ def _paint(layers: list[Layer], frame: int, size_hw: tuple[int, int]) -> tuple[T
         place = _apply(
             np.linalg.inv(layer.to_frames[frame]), grid[:, rows, columns]
         )  # [2,h,w], px of the layer's plane
+        if frame == 1:
+            place = place + _pushes(layer, place)
         alpha = _alpha(layer, place)
         unit = (place / (TEXTURE_PX / 2)).permute(1, 2, 0)[None]
         colour = F.grid_sample(layer.texture, unit, padding_mode="reflection", align_corners=False)[0]
@@ -152,10 +176,15 @@ def _box(layer: Layer, frame: int, size_hw: tuple[int, int]) -> tuple[slice, sli
     if layer.radii_px is None:
         return slice(0, height), slice(0, width)
     matrix = layer.to_frames[frame]
-    reach = (float(layer.radii_px.max()) + 2) * float(np.linalg.norm(matrix[:2, :2], 2))
+    reach = (float(layer.radii_px.max()) + 2 + _bend_px(layer)) * float(np.linalg.norm(matrix[:2, :2], 2))
     x, y = (int(matrix[axis, 2]) for axis in (0, 1))
     left, top = min(max(0, int(x - reach)), width - 1), min(max(0, int(y - reach)), height - 1)
     return slice(top, max(top + 1, int(y + reach) + 2)), slice(left, max(left + 1, int(x + reach) + 2))
+
+
+def _bend_px(layer: Layer) -> float:
+    """How far the bend can move a point of the plane."""
+    return sum(float(np.hypot(*wave.push_xy_px)) for wave in layer.bend)
 
 
 def _alpha(layer: Layer, place: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -198,7 +200,7 @@ def _sample_flow(pair: Pair, place: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _recolour(frames: Tensor, rng: np.random.Generator) -> Tensor:
-    """[2,3,h,w] -> the same with other brightness, contrast, hue and noise, a little different between the two."""
+    """[2,3,h,w] -> the same as two shots of one camera: light, colours, blur, noise and compression of their own."""
     contrast = np.exp(rng.normal(0, 0.2) + rng.normal(0, 0.03, 2))
     brightness = rng.normal(0, 0.08) + rng.normal(0, 0.02, 2)
     gamma = float(np.exp(rng.normal(0, 0.2)))
@@ -208,6 +210,30 @@ def _recolour(frames: Tensor, rng: np.random.Generator) -> Tensor:
     frames = torch.einsum("ij,njhw->nihw", mix, frames)
     frames = ((frames - 0.5) * gain + 0.5 + lift).clamp(0, 1) ** gamma
     if rng.random() < 0.3:
+        frames = frames * _uneven_light(rng, frames.shape[-2:])
+    if rng.random() < 0.3:
         frames = F.avg_pool2d(frames, 3, 1, 1, count_include_pad=False)
     noise = torch.from_numpy(rng.standard_normal(frames.shape, dtype=np.float32))
-    return (frames + noise * abs(float(rng.normal(0, 0.025)))).clamp(0, 1)
+    frames = (frames + noise * abs(float(rng.normal(0, 0.025)))).clamp(0, 1)
+    return _compressed(frames, int(rng.integers(25, 95))) if rng.random() < 0.4 else frames
+
+
+def _uneven_light(rng: np.random.Generator, size_hw: tuple[int, ...]) -> Tensor:
+    """[2,1,h,w] factors about 1: a slope of light that both frames share, and a small one of their own."""
+    slopes = rng.normal(0, 0.15, (1, 2)) + rng.normal(0, 0.04, (2, 2))
+    down, right = (torch.linspace(-1, 1, size) for size in size_hw)
+    own = [float(y) * down[:, None] + float(x) * right for y, x in slopes]
+    return (1 + torch.stack(own)[:, None]).clamp(0.4, 1.6)
+
+
+def _compressed(frames: Tensor, quality: int) -> Tensor:
+    """[n,3,h,w] as JPEG of this quality leaves it."""
+    images = (frames * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()  # [n,h,w,3]
+    decoded = np.stack([_through_jpeg(image, quality) for image in images])
+    return torch.from_numpy(decoded).permute(0, 3, 1, 2).float() / 255
+
+
+def _through_jpeg(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    file = BytesIO()
+    Image.fromarray(image).save(file, "jpeg", quality=quality)
+    return np.asarray(Image.open(file))

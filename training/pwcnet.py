@@ -53,8 +53,7 @@ class PWCNet(nn.Module):
         self._add_pyramid(_scaled(PYRAMID_CHANNELS, width))
         self._add_decoders(_scaled(PYRAMID_CHANNELS, width), _scaled(DENSE_CHANNELS, width))
         self.apply(_initialise)
-        for name in ("predict_flow6", "predict_flow5", "predict_flow4", "predict_flow3", "predict_flow2", "dc_conv7"):
-            self.get_parameter(f"{name}.weight").data *= 0.01  # training starts at zero flow, not at random flow
+        self._start_still()
 
     def _add_pyramid(self, channels: tuple[int, ...]) -> None:
         before = 3
@@ -80,6 +79,19 @@ class PWCNet(nn.Module):
             self.add_module(f"dc_conv{place + 1}", _convolution(count, growth, dilation=dilation))
             count = growth
         self.add_module("dc_conv7", _predictor(count))
+
+    @torch.no_grad()
+    def _start_still(self) -> None:
+        """Training starts at zero flow, and every level starts as a correction of the one above, passed through."""
+        for name in (*(f"predict_flow{level}" for level in DECODER_LEVELS), "dc_conv7"):
+            self.get_parameter(f"{name}.weight").mul_(0.01)
+        doubling = torch.tensor([0.25, 0.75, 0.75, 0.25])  # bilinear
+        for level in DECODER_LEVELS[:-1]:
+            weight = self.get_parameter(f"deconv{level}.weight").zero_()  # [2,2,4,4]
+            weight[0, 0] = weight[1, 1] = doubling[:, None] * doubling
+            # The level below sees that flow in the last channels but two, behind what its dense block has made of it.
+            passed = self.get_parameter(f"predict_flow{level - 1}.weight")[:, -4:-2, 1, 1]
+            passed.copy_(torch.eye(2))
 
     def forward(self, image: Tensor, other: Tensor) -> list[Tensor]:
         """Two [B,3,H,W] BGR 0..1, H, W multiples of 64 -> the flows of `decode`, on `image`, pointing to `other`."""
@@ -140,6 +152,25 @@ def _initialise(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, mode="fan_in")
         assert module.bias is not None
         nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def give_unit_variance(network: PWCNet, image: Tensor, other: Tensor) -> None:
+    """Scale each fresh layer so that its output varies by 1 on this batch (Mishkin & Matas 2016, LSUV).
+
+    In a network this deep and dense the usual initialisation lets the signal fade; predictors are left as they are.
+    """
+
+    def scale(layer: nn.Conv2d, _: object, output: Tensor) -> Tensor:
+        deviation = output.std().clamp_min(1e-6)
+        layer.weight.div_(deviation)
+        return output / deviation
+
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d) and module.out_channels > 2]
+    hooks = [layer.register_forward_hook(scale) for layer in layers]
+    network(image, other)
+    for hook in hooks:
+        hook.remove()
 
 
 class FlowNetwork(nn.Module):

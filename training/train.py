@@ -29,7 +29,7 @@ from f2f.training.imagenet import load_weights
 from f2f.training.layers import layer_pairs
 from f2f.training.options import ClassifierTraining, FlowTraining
 from f2f.training.pairs import PairDataset, fill_cache, load_pair, scene_pairs
-from f2f.training.pwcnet import FlowNetwork, PWCNet
+from f2f.training.pwcnet import FlowNetwork, PWCNet, give_unit_variance, standardise
 
 if TYPE_CHECKING:
     from f2f.training.loops import Samples
@@ -72,6 +72,9 @@ def train_flow(options: FlowTraining) -> Path:
     network = PWCNet(options.width)
     if options.start_from is not None:
         load_weights(network, read_network(options.start_from, "flow")["state_dict"], options.start_from)
+    else:
+        frames = torch.stack([dataset[number][0] for number in range(options.batch_size)]).flip(2)  # [B,2,3,h,w] BGR
+        give_unit_variance(network, standardise(frames[:, 0]), standardise(frames[:, 1]))
     _fit(FlowLoop(network, options), Samples(dataset, options), options)
     predict = flow_predictor(FlowNetwork(network.eval()))
     quality = evaluate_flow(predict, map(load_pair, held_out), with_dis=False).as_dict()
