@@ -114,8 +114,8 @@ def test_the_definitions_gradients_are_autograds(dtype: torch.dtype, size_hw: tu
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-2}[dtype]
     torch.testing.assert_close(given, wanted, rtol=tolerance, atol=tolerance)
     wanted = torch.autograd.grad(reference.cost_volume(f1, f2, 1), (f1, f2), gradient[:, :9])
-    given = reference.cost_volume_backward(gradient[:, :9], f1.detach(), f2.detach(), 1)
-    torch.testing.assert_close(given, wanted, rtol=tolerance, atol=tolerance)
+    to_features = reference.cost_volume_backward(gradient[:, :9], f1.detach(), f2.detach(), 1)
+    torch.testing.assert_close(to_features, wanted, rtol=tolerance, atol=tolerance)
 
 
 class _Both(torch.nn.Module):

@@ -8,6 +8,7 @@ python csrc/tests/make_cases.py
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -73,11 +74,12 @@ def cost_volume(name: str, shape: tuple[int, int, int, int], reach: int, warped:
     f1, f2 = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
     flow = torch.randn(shape[0], 2, *shape[2:], dtype=dtype) * 2
     gradient = torch.randn(shape[0], (2 * reach + 1) ** 2, *shape[2:], dtype=dtype)
-    inputs = (f1, f2, flow) if warped else (f1, f2)
-    forward = reference.warp_cost_volume if warped else reference.cost_volume
-    backward = reference.warp_cost_volume_backward if warped else reference.cost_volume_backward
-    operator = ("warp_" if warped else "") + ("cost_volume_f64" if dtype == torch.float64 else "cost_volume_f32")
-    results = [forward(*inputs, reach), *backward(gradient, *inputs, reach)]  # type: ignore[operator]
+    inputs = [f1, f2, flow] if warped else [f1, f2]
+    operator = "warp_cost_volume" if warped else "cost_volume"
+    forward: Callable[..., Tensor] = getattr(reference, operator)
+    backward: Callable[..., tuple[Tensor, ...]] = getattr(reference, f"{operator}_backward")
+    results = [forward(*inputs, reach), *backward(gradient, *inputs, reach)]
+    operator += "_f64" if dtype == torch.float64 else "_f32"
     write(name, [operator, *shape, reach], *inputs, gradient, *results)
 
 
