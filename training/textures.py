@@ -56,7 +56,8 @@ def _dead_leaves(rng: np.random.Generator) -> Tensor:
     """[1,3,256,256], 0..1: discs and boxes with shaded insides, large ones first so that small ones are seen."""
     picture = np.full((TEXTURE_PX, TEXTURE_PX, 3), rng.uniform(0.1, 0.9, 3), np.float32)
     palette = rng.uniform(0, 1, (int(rng.integers(2, 7)), 3)).astype(np.float32)
-    for radius in sorted(np.exp(rng.uniform(*np.log(LEAF_RADII_PX), LEAVES)), reverse=True):
+    low, high = np.log(LEAF_RADII_PX)
+    for radius in sorted(np.exp(rng.uniform(low, high, LEAVES)), reverse=True):
         _draw_leaf(picture, radius, palette[rng.integers(len(palette))] + rng.normal(0, 0.08, 3), rng)
     return torch.from_numpy(picture.clip(0, 1)).permute(2, 0, 1)[None].contiguous()
 
