@@ -72,7 +72,7 @@ def train_flow(options: FlowTraining) -> Path:
     network = PWCNet(options.width)
     if options.start_from is not None:
         load_weights(network, read_network(options.start_from, "flow")["state_dict"], options.start_from)
-    else:
+    elif not _resumed_from(options):
         frames = torch.stack([dataset[number][0] for number in range(options.batch_size)]).flip(2)  # [B,2,3,h,w] BGR
         give_unit_variance(network, standardise(frames[:, 0]), standardise(frames[:, 1]))
     _fit(FlowLoop(network, options), Samples(dataset, options), options)
@@ -115,7 +115,6 @@ def _fit(loop: Any, samples: Samples, options: ClassifierTraining | FlowTraining
     from lightning.pytorch.loggers import CSVLogger
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    last = options.out / "last.ckpt"
     trainer = Trainer(
         accelerator=options.accelerator,
         devices=1,
@@ -130,7 +129,13 @@ def _fit(loop: Any, samples: Samples, options: ClassifierTraining | FlowTraining
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\.")  # advice on workers, logging intervals, old folders
-        trainer.fit(loop, samples, ckpt_path=last if options.resume and last.exists() else None, weights_only=True)
+        trainer.fit(loop, samples, ckpt_path=_resumed_from(options), weights_only=True)
+
+
+def _resumed_from(options: ClassifierTraining | FlowTraining) -> Path | None:
+    """The checkpoint that an interrupted run goes on from."""
+    last = options.out / "last.ckpt"
+    return last if options.resume and last.exists() else None
 
 
 def _checkpoints(options: ClassifierTraining | FlowTraining) -> Any:
