@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export classifier": ("f2f.training.commands:export_classifier", "write a classifier as .onnx or .pt2"),
     "export flow": ("f2f.training.commands:export_flow", "write a flow network as .onnx or .pt2"),
     "eval masks": ("f2f.engine.commands:eval_masks", "score masks against exact ones"),
+    "eval flow": ("f2f.training.commands:eval_flow", "measure flow beside exact flow, and by carrying true masks"),
     "doctor": ("f2f.engine.commands:doctor_command", "say what this installation can do, and which kernels run"),
     "synth": ("f2f.training.commands:synth_command", "render a synthetic web: videos, images, exact masks and flow"),
 }

@@ -16,8 +16,9 @@ from f2f.engine.errors import UsageError
 from f2f.training.card import NetworkCard
 from f2f.training.classifier import CamClassifier
 from f2f.training.imagenet import load_class_map, load_torchvision
-from f2f.training.options import ClassifierExport
+from f2f.training.options import ClassifierExport, FlowExport
 from f2f.training.pwcnet import FlowNetwork, PWCNet
+from f2f.training.released import flow_from_released
 
 OWN_DEFAULTS = {"tau": 0.9, "theta_f": 0.2}
 """the paper's, for networks trained with a sigmoid per class"""
@@ -60,8 +61,14 @@ def classifier_from_checkpoint(options: ClassifierExport) -> tuple[nn.Module, Ne
     return network, NetworkCard("classifier", tuple(content["classes"]), defaults, content["training"])
 
 
-def flow_from_checkpoint(path: Path) -> tuple[nn.Module, NetworkCard]:
+def flow_network(options: FlowExport) -> tuple[nn.Module, NetworkCard]:
+    """PWC-Net from our network.pt or from a released file."""
+    return flow_from_released(options.weights) if options.weights else flow_from_checkpoint(options.checkpoint)
+
+
+def flow_from_checkpoint(path: Path | None) -> tuple[nn.Module, NetworkCard]:
     """PWC-Net from network.pt."""
+    assert path is not None
     content = read_network(path, "flow")
     network = PWCNet(content["width"])
     network.load_state_dict(content["state_dict"])

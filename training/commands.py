@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from f2f.training.options import ClassifierExport, ClassifierTraining, FlowExport, FlowTraining
+from f2f.training.options import ClassifierExport, ClassifierTraining, FlowEvaluation, FlowExport, FlowTraining
 from f2f.training.synth.options import SynthOptions
 
 
@@ -31,10 +31,30 @@ def export_classifier(options: ClassifierExport) -> int:
 
 
 def export_flow(options: FlowExport) -> int:
-    """Write a flow network from its checkpoint as .onnx or .pt2."""
+    """Write a flow network (our own checkpoint or a released PWC-Net) as .onnx or .pt2."""
     from f2f.training.export import export_flow as export
 
     print(f"wrote {export(options)}")
+    return 0
+
+
+def eval_flow(options: FlowEvaluation, *, json: bool = False) -> int:
+    """Measure optical flow beside exact flow, and on videos by carrying their true masks from frame to frame.
+
+    Args:
+        options: what is measured, and on what.
+        json: print JSON instead of tables
+    """
+    from rich.console import Console
+
+    from f2f.training.flow_eval import evaluate_flows
+    from f2f.training.flow_table import print_scores, scores_as_json
+
+    scores = evaluate_flows(options)
+    if json:
+        print(scores_as_json(scores))
+    else:
+        print_scores(scores, Console())
     return 0
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from f2f.engine.errors import UsageError
+from f2f.engine.flow import DisFlow, Flow
 from f2f.training.pairs import Pair
 
 Image = NDArray[np.uint8]
@@ -47,7 +47,7 @@ def evaluate_flow(predict: FlowPredictor, pairs: Iterable[Pair], with_dis: bool 
     """End-point error of a predictor beside zero flow and OpenCV DIS, on the same pairs."""
     methods: dict[str, FlowPredictor] = {"network": predict, "zero": _zero_flow}
     if with_dis:
-        methods["dis"] = dis_predictor()
+        methods["dis"] = engine_predictor(DisFlow())
     sums = dict.fromkeys([f"{name}_{part}" for name in ("network", "zero", "dis") for part in ("all", "visible")], 0.0)
     pixels, seen, count = 0, 0, 0
     for pair in pairs:
@@ -68,19 +68,9 @@ def _zero_flow(first: Image, second: Image) -> NDArray[np.float32]:
     return np.zeros((*first.shape[:2], 2), np.float32)
 
 
-def dis_predictor() -> FlowPredictor:
-    """OpenCV's DIS flow, medium preset."""
-    try:
-        import cv2
-    except ImportError as error:
-        raise UsageError("DIS flow needs OpenCV, which is not installed; pip install 'f2f[dis]'") from error
-    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-
-    def predict(first: Image, second: Image) -> NDArray[np.float32]:
-        one, two = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (first, second))
-        return np.asarray(dis.calc(one, two, np.zeros((*one.shape, 2), np.float32)), np.float32)
-
-    return predict
+def engine_predictor(flow: Flow) -> FlowPredictor:
+    """What the engine takes as flow as a predictor: flow lives on the later frame, so `first` is handed over last."""
+    return lambda first, second: flow([second, first])[0].permute(1, 2, 0).numpy()
 
 
 def flow_predictor(network: Callable[[Tensor], Tensor]) -> FlowPredictor:
@@ -93,15 +83,6 @@ def flow_predictor(network: Callable[[Tensor], Tensor]) -> FlowPredictor:
         return flow
 
     return predict
-
-
-def onnx_network(path: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """An exported network as a function of its one input."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda value: tuple(torch.from_numpy(output) for output in session.run(None, {name: value.numpy()}))
 
 
 @dataclass(frozen=True)

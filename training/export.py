@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from f2f.engine.errors import F2FError, UsageError
 from f2f.engine.runtimes.trust import sign
 from f2f.training.card import NetworkCard
-from f2f.training.checkpoint import classifier_from_checkpoint, classifier_from_torchvision, flow_from_checkpoint
+from f2f.training.checkpoint import classifier_from_checkpoint, classifier_from_torchvision, flow_network
 from f2f.training.options import ClassifierExport, FlowExport
 
 OPSET = 18
@@ -73,8 +73,8 @@ def export_classifier(options: ClassifierExport) -> Path:
 
 
 def export_flow(options: FlowExport) -> Path:
-    """Write a flow network from its checkpoint."""
-    network, card = flow_from_checkpoint(options.checkpoint)
+    """Write a flow network: our own checkpoint or a released PWC-Net."""
+    network, card = flow_network(options)
     return export_network(network, card, options.out)
 
 

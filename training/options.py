@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction, arg
 
 from f2f.engine.errors import UsageError
+from f2f.engine.options import RuntimeOptions
 
 Accelerator = Literal["auto", "cpu", "gpu"]
 
@@ -166,9 +167,66 @@ class ClassifierExport:
 
 @dataclass(frozen=True, kw_only=True)
 class FlowExport:
-    """Write a flow network by contract: `frames` -> `flow`."""
+    """Write a flow network by contract: `frames` -> `flow`. Give --checkpoint or --weights."""
 
-    checkpoint: Path
-    """network.pt of `f2f train flow`"""
     out: Path
     """file to write: .onnx (opset 18) or .pt2"""
+    checkpoint: Path | None = None
+    """network.pt of `f2f train flow`"""
+    weights: Path | None = None
+    """a released full-size PWC-Net: pwc_net.pth.tar (NVlabs), network-default.pytorch (sniklaus), or .safetensors;
+    nothing in it is run; it is not part of f2f, and its licence excludes commercial use"""
+
+    def __post_init__(self) -> None:
+        require(
+            (self.checkpoint is None) != (self.weights is None),
+            f"--checkpoint is {self.checkpoint} and --weights is {self.weights}; give exactly one of the two",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowEvaluation:
+    """Measure optical flow beside exact flow, and on videos by carrying their true masks from frame to frame."""
+
+    sources: Annotated[tuple[Path, ...], Positional, arg(metavar="SOURCE")] = ()
+    """folders, told apart by what they hold. Exact flow: <name>_img1.png|ppm|jpg, <name>_img2.… and
+    <name>_flow.flo|png (flow on img1, to img2; PNG as KITTI stores it); KITTI's image_2/ and flow_occ/; or the output
+    of `f2f synth --flow-truth`. True masks: videos/ and masks/<video>/00000.png …, numbered by frame"""
+    flow: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="FLOW")] = ()
+    """what is measured, a row each; repeat it, or part by commas: a network file (.onnx, .pt2), demo, dis, auto (as in
+    `f2f label`), zero, dis-fast, dis-medium, farneback (default: zero and auto)"""
+    first: Path | None = None
+    """an image: the frame that the flow of --truth lives on"""
+    second: Path | None = None
+    """an image: the frame that the flow of --truth points to"""
+    truth: Path | None = None
+    """exact flow from --first to --second, .flo or KITTI's .png"""
+    masks: Path | None = None
+    """folder of masks <video>/00000.png … or <query>/<video>/00000.png …; every SOURCE is then a folder of videos
+    (default: SOURCE/masks beside SOURCE/videos)"""
+    strides: tuple[int, ...] = (1, 2, 4)
+    """distances, in frames, that masks are carried over"""
+    every: int = 1
+    """take every N-th pair of a source, of a video every N-th frame to start from"""
+    max_side: int = 0
+    """longer side in px that videos with masks are scaled down to (0: as they are)"""
+    runtimes: RuntimeOptions = field(default_factory=RuntimeOptions)
+
+    def __post_init__(self) -> None:
+        pair = {"--first": self.first, "--second": self.second, "--truth": self.truth}
+        missing = [name for name, path in pair.items() if path is None]
+        require(len(missing) in {0, 3}, f"{' and '.join(missing)} missing; give all of {', '.join(pair)}, or none")
+        require(bool(self.sources) or not missing, f"no SOURCE was given; give folders, or {', '.join(pair)}")
+        require(
+            bool(self.strides) and min(self.strides) > 0, f"strides is {self.strides}; accepted: one or more above 0"
+        )
+        _positive(every=self.every)
+        require(
+            self.max_side == 0 or self.max_side >= 16, f"max-side is {self.max_side}; accepted: 0 (as it is), 16 px …"
+        )
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The names of what is measured, each once."""
+        names = (name for value in self.flow for name in ([value] if Path(value).is_file() else value.split(",")))
+        return tuple(dict.fromkeys(names)) or ("zero", "auto")

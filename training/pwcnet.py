@@ -174,7 +174,13 @@ def give_unit_variance(network: PWCNet, image: Tensor, other: Tensor) -> None:
 
 
 class FlowNetwork(nn.Module):
-    """PWC-Net by the flow contract: RGB frames of any size in, flow between neighbours in px of that size out."""
+    """PWC-Net by the flow contract: RGB frames of any size in, flow between neighbours in px of that size out.
+
+    The way there and back is that of the released networks: bilinear with half-pixel centres (align_corners=False, as
+    cv2.resize) to multiples of 64, BGR 0..1 with no mean taken off, the flow at a quarter of that size × 20, resized to
+    the frames at one go, u and v rescaled by the ratio of sizes. Only NVlabs' rounding of resized frames to whole grey
+    values is left out (half a value at most). Released weights need standardised=False.
+    """
 
     def __init__(self, network: PWCNet, standardised: bool = True) -> None:
         super().__init__()
