@@ -125,6 +125,7 @@ def check_features(f1: Tensor, f2: Tensor, max_displacement: int, flow_xy_px: Te
     if flow_xy_px is not None:
         check_tensor("flow_xy_px", flow_xy_px, "B 2 H W", *floats)
         check_shape("flow_xy_px", flow_xy_px, (f1.shape[0], 2, *f1.shape[2:]), "[B,2,H,W] of f1")
+    check_same_device(f1=f1, f2=f2, flow_xy_px=flow_xy_px)
 
 
 def check_barrier(channels: Tensor, passes: int) -> None:

@@ -162,6 +162,7 @@ def _cost_volume_backward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     checks.check_features(f1, f2, reach, flow_xy_px)
     checks.check_shape("gradient", gradient, (f1.shape[0], (2 * reach + 1) ** 2, *f1.shape[2:]), "the costs' shape")
+    checks.check_same_device(gradient=gradient, f1=f1)
     _check_cpu("f1", f1)
     precise, suffix = _precision(f1, flow_xy_px)
     of_costs, here, there, flow = _dense(precise, gradient, f1, f2, flow_xy_px)
@@ -196,14 +197,9 @@ def _cam_addresses(cam: Tensor, flip: bool, size_hw: tuple[int, int]) -> tuple[A
 
 @cache
 def _axis(in_size: int, out_size: int, mirrored: bool) -> tuple[list[int], tuple[Tensor, ...]]:
-    """Addresses of `cam_taps` as the extension wants them, and the tables, which so stay alive.
-
-    Mirrored, pixel x reads where size - 1 - x would be.
-    """
-    low, high, low_weight, high_weight = cam_taps(in_size, out_size)
-    if mirrored:
-        low, high = in_size - 1 - low, in_size - 1 - high
-    tables = (low.int(), high.int(), low_weight, high_weight)
+    """Addresses of `cam_taps` as the extension wants them, and the tables, which so stay alive."""
+    low, high, *weights = cam_taps(in_size, out_size, mirrored)
+    tables = (low.int(), high.int(), *weights)
     return [table.data_ptr() for table in tables], tables
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from f2f.kernels import checks, dispatch, reference
+from f2f.kernels import checks, dispatch, exported
 
 
 def activate_cams(
@@ -43,11 +43,11 @@ def warp_union(bits: Tensor, flow_xy_px: Tensor, *, return_steps: bool = False) 
 def cost_volume(f1: Tensor, f2: Tensor, max_displacement: int = 4) -> Tensor:
     """PWC-Net's correlation, float [B, C, H, W] twice -> [B, (2d + 1)^2, H, W], differentiable once.
 
-    Sums in float32 (float64 for float64). A TorchScript trace, as the ONNX export makes one, holds the definition's
-    plain operators instead. Defined by `reference.cost_volume`.
+    Sums in float32 (float64 for float64). A TorchScript trace, as the ONNX export makes one, holds plain operators
+    instead (kernels/exported.py). Defined by `reference.cost_volume`.
     """
     if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]  # torch leaves it untyped
-        return reference.cost_volume(f1, f2, max_displacement)
+        return exported.cost_volume(f1, f2, max_displacement)
     costs: Tensor = _cost_volume(f1, f2, max_displacement)
     return costs
 
@@ -55,7 +55,7 @@ def cost_volume(f1: Tensor, f2: Tensor, max_displacement: int = 4) -> Tensor:
 def warp_cost_volume(f1: Tensor, f2: Tensor, flow_xy_px: Tensor, max_displacement: int = 4) -> Tensor:
     """`cost_volume` with f2 sampled at p + flow, float [B, 2, H, W] in px; see `reference.warp_cost_volume`."""
     if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]  # torch leaves it untyped
-        return reference.warp_cost_volume(f1, f2, flow_xy_px, max_displacement)
+        return exported.warp_cost_volume(f1, f2, flow_xy_px, max_displacement)
     costs: Tensor = _warp_cost_volume(f1, f2, flow_xy_px, max_displacement)
     return costs
 

@@ -101,17 +101,20 @@ def _upsample(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def cam_taps(in_size: int, out_size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def cam_taps(in_size: int, out_size: int, mirrored: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Tap tables of one axis of the CAM upsampling, align_corners=False, on the CPU.
 
     Returns (low index, high index) int64 [out_size] and (low weight, high weight) float32 [out_size]: computed in
-    float64 and rounded once, so that every version starts from the same bits.
+    float64 and rounded once, so that every version starts from the same bits. `mirrored` taps are those in the mirror
+    image of the axis: a version that uses them need not un-mirror the CAM.
     """
     place = (2 * torch.arange(out_size, dtype=torch.float64) + 1) * in_size / (2 * out_size) - 0.5
     place = place.clamp_min(0.0)
     low = place.floor().clamp_max(in_size - 1)
     high_weight = place - low
     high = (low + 1).clamp_max(in_size - 1)
+    if mirrored:
+        low, high = in_size - 1 - low, in_size - 1 - high
     return low.long(), high.long(), (1 - high_weight).float(), high_weight.float()
 
 

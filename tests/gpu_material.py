@@ -1,4 +1,4 @@
-"""What the tests of the Triton kernels share. Tensors are on the GPU; without one, on the CPU for the interpreter."""
+"""What the tests of the kernels share. Tensors are on the GPU; without one, on the CPU for the interpreter."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fresh memory holds garbage, so that an element nobody wrote is noticed."""
+    """Fresh memory holds garbage, so that an element nobody wrote is noticed: in every module that imports this."""
 
     def poison(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def poisoned(*size: object, **options: object) -> Tensor:

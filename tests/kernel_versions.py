@@ -9,13 +9,12 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
-import torch
+from gpu_material import DEVICE
 from torch import Tensor
 
 from f2f.kernels import native
 
-TRITON_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-INTERPRETED = TRITON_DEVICE == "cpu"
+INTERPRETED = DEVICE == "cpu"
 ISAS = ("avx512", "avx512_nogather", "avx2", "avx2_nogather", "scalar")
 VERSIONS = (*ISAS, "triton")
 
@@ -23,7 +22,7 @@ VERSIONS = (*ISAS, "triton")
 def call(version: str, operator: str, *arguments: Any, **options: Any) -> Any:
     """Run one version of an operator on CPU tensors; the results are on the CPU too. Skips what cannot run here."""
     if version == "triton":
-        return _to(_triton(operator)(*_to(arguments, TRITON_DEVICE), **options), "cpu")
+        return _to(_triton(operator)(*_to(arguments, DEVICE), **options), "cpu")
     if version not in native.usable_isas():
         pytest.skip(f"this processor has no {version}")
     before = native.isa_in_use()

@@ -13,12 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from gpu_material import poisoned_empty
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
 from f2f.kernels import minimum_barrier, native, pack_planes, reference, unpack_planes, warp_union
+
+__all__ = ["poisoned_empty"]
 
 # tests/test_kernels_versions.py compares every version; here are the properties of the method.
 WARP_VERSIONS = [native.warp_union, warp_union]
@@ -38,18 +41,6 @@ other_barriers = pytest.mark.parametrize("run", BARRIER_VERSIONS, ids=NAMES)
 SIZES = [(1, 1), (2, 2), (1, 63), (63, 2), (63, 63)]
 ODD_FLOWS = [0.0, -0.0, 0.5, -0.5, 1.0, 1 / 512, -1e-40, 2.0**20, -(2.0**20), 2.0**20 + 1, 1e30]
 NO_FLOWS = [math.nan, math.inf, -math.inf]
-
-
-@pytest.fixture(autouse=True)
-def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fresh memory holds garbage, so that an element nobody wrote is noticed."""
-    empty = torch.empty
-
-    def poisoned(*size: object, **options: object) -> Tensor:
-        tensor: Tensor = empty(*size, **options)  # type: ignore[call-overload]
-        return tensor.fill_(math.nan if tensor.is_floating_point() else 0x5A)
-
-    monkeypatch.setattr(torch, "empty", poisoned)
 
 
 def random_bits(clips: int, frames: int, planes: int, size_hw: tuple[int, int], density: float = 0.5) -> Tensor:

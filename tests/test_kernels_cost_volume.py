@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from f2f.kernels import cost_volume, dispatch, reference, warp_cost_volume
+from f2f.kernels import cost_volume, dispatch, exported, reference, warp_cost_volume
 from f2f.kernels.reference import warp_features
 
 
@@ -36,6 +36,15 @@ def test_cost_volume_is_its_formula(size_hw: tuple[int, int], reach: int) -> Non
     f1, f2 = torch.randn(2, 6, *size_hw), torch.randn(2, 6, *size_hw)
     volume = cost_volume(f1, f2, reach)
     torch.testing.assert_close(volume.double(), brute_force_cost(f1, f2, reach), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (3, 7), (4, 8), (5, 19)], ids=str)
+@pytest.mark.parametrize("reach", [0, 1, 3, 4, 5])
+def test_the_exported_form_is_the_definition(size_hw: tuple[int, int], reach: int) -> None:
+    f1, f2, flow = torch.randn(2, 6, *size_hw), torch.randn(2, 6, *size_hw), 2 * torch.randn(2, 2, *size_hw)
+    torch.testing.assert_close(exported.cost_volume(f1, f2, reach), reference.cost_volume(f1, f2, reach))
+    expected = reference.warp_cost_volume(f1, f2, flow, reach)
+    torch.testing.assert_close(exported.warp_cost_volume(f1, f2, flow, reach), expected)
 
 
 @pytest.mark.parametrize("shift_xy", [(0, 0), (1, 0), (0, 1), (-3, 2), (4, -4)])

@@ -26,7 +26,6 @@ if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
 from f2f.kernels import gpu
 from f2f.kernels.gpu import launch, variants
 
-pytestmark = pytest.mark.usefixtures("poisoned_empty")
 __all__ = ["poisoned_empty"]
 STRUCTURES: tuple[Literal["clip", "steps"], ...] = ("clip", "steps")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)

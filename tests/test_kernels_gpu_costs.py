@@ -19,7 +19,6 @@ if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
 
 from f2f.kernels import gpu
 
-pytestmark = pytest.mark.usefixtures("poisoned_empty")
 __all__ = ["poisoned_empty"]
 HALVES = (torch.float16, torch.bfloat16)
 # Within one rounding of the result, and what float32 sums differ by. Triton's interpreter truncates to bfloat16.
@@ -131,8 +130,7 @@ def test_float64_is_left_to_the_definition() -> None:
     volume = gpu.warp_cost_volume(f1, f2, flow, 1)
     assert torch.equal(volume, reference.warp_cost_volume(f1, f2, flow, 1))
     found = gpu.warp_cost_volume_backward(volume, f1, f2, flow, 1)
-    expected = gradients(lambda a, b, f: reference.warp_cost_volume(a, b, f, 1), volume, f1, f2, flow)
-    assert all(map(torch.equal, found, expected))
+    assert all(map(torch.equal, found, reference.warp_cost_volume_backward(volume, f1, f2, flow, 1)))
 
 
 def test_memory_order_does_not_matter() -> None:

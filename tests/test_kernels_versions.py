@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from gpu_material import poisoned_empty
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_versions import INTERPRETED, ISAS, VERSIONS, call, pairwise
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from f2f.kernels import native, pack_planes, reference, unpack_planes
 from f2f.training.synth import exact_flow, random_scene
+
+__all__ = ["poisoned_empty"]
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 SAMPLED_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
@@ -42,18 +45,6 @@ FLOWS: dict[str, Callable[..., Tensor]] = {
 }
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
-
-
-@pytest.fixture(autouse=True)
-def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fresh memory holds garbage, so that an element nobody wrote is noticed."""
-    empty = torch.empty
-
-    def poisoned(*size: object, **options: object) -> Tensor:
-        tensor: Tensor = empty(*size, **options)  # type: ignore[call-overload]
-        return tensor.fill_(math.nan if tensor.is_floating_point() else 0x5A)
-
-    monkeypatch.setattr(torch, "empty", poisoned)
 
 
 def cases(interpreted_pixels: int = INTERPRETED_PIXELS, **factors: Any) -> pytest.MarkDecorator:

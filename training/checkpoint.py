@@ -70,7 +70,10 @@ def flow_from_checkpoint(path: Path | None) -> tuple[nn.Module, NetworkCard]:
     """PWC-Net from network.pt."""
     assert path is not None
     content = read_network(path, "flow")
-    network = PWCNet(content["width"])
+    missing = [name for name in ("width", "dense", "reach") if name not in content]
+    if missing:
+        raise UsageError(f"--checkpoint {path} does not say its {', '.join(missing)}; train the network again")
+    network = PWCNet(content["width"], content["dense"], content["reach"])
     network.load_state_dict(content["state_dict"])
     return FlowNetwork(network), NetworkCard("flow", training=content["training"])
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from f2f.engine.errors import UsageError
 from f2f.engine.flow import DisFlow, Flow
+from f2f.training.flow_methods import ZeroFlow
 from f2f.training.pairs import Pair
 
 Image = NDArray[np.uint8]
@@ -45,7 +46,7 @@ class FlowErrors:
 
 def evaluate_flow(predict: FlowPredictor, pairs: Iterable[Pair], with_dis: bool = True) -> FlowErrors:
     """End-point error of a predictor beside zero flow and OpenCV DIS, on the same pairs."""
-    methods: dict[str, FlowPredictor] = {"network": predict, "zero": _zero_flow}
+    methods: dict[str, FlowPredictor] = {"network": predict, "zero": engine_predictor(ZeroFlow())}
     if with_dis:
         methods["dis"] = engine_predictor(DisFlow())
     sums = dict.fromkeys([f"{name}_{part}" for name in ("network", "zero", "dis") for part in ("all", "visible")], 0.0)
@@ -62,10 +63,6 @@ def evaluate_flow(predict: FlowPredictor, pairs: Iterable[Pair], with_dis: bool 
     if not with_dis:
         means |= {"dis_all": float("nan"), "dis_visible": float("nan")}
     return FlowErrors(**means, pairs=count)
-
-
-def _zero_flow(first: Image, second: Image) -> NDArray[np.float32]:
-    return np.zeros((*first.shape[:2], 2), np.float32)
 
 
 def engine_predictor(flow: Flow) -> FlowPredictor:

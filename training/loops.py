@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import cast
 
+import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -17,16 +18,14 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from f2f.training.classifier import CamClassifier
-from f2f.training.losses import (
-    classifier_loss,
-    matching_loss,
-    multiscale_flow_loss,
-)
+from f2f.training.losses import classifier_loss, matching_loss, multiscale_flow_loss
 from f2f.training.options import ClassifierTraining, FlowTraining
 from f2f.training.pwcnet import FLOW_UNIT_PX, PWCNet, standardise
 
 Sample = tuple[Tensor, Tensor]
 FASTER = 10.0
+MATCHING_SHARE = 0.4
+"""of the training, in which the matching loss fades out"""
 
 
 class _Remaining(Sampler[int]):
@@ -107,18 +106,28 @@ class ClassifierLoop(_Loop):
 
 
 class FlowLoop(_Loop):
-    """Flow from pairs: multi-scale end-point error."""
+    """Flow from pairs: multi-scale end-point error, at first with the matching loss beside it."""
 
     def training_step(self, batch: Sample, batch_index: int) -> Tensor:
         """Frames [B,2,3,h,w] RGB and flow [B,3,h,w] -> loss."""
         frames, flow = batch
+        true, known = flow[:, :2], flow[:, 2:]
         network = cast(PWCNet, self.network)
-        first, second = (network.pyramid(standardise(frames[:, place].flip(1))) for place in (0, 1))
+        first, second = (network.pyramid(_prepared(frames[:, place])) for place in (0, 1))
         flows = network.decode(first, second)
-        flow_loss = multiscale_flow_loss(flows, flow[:, :2], flow[:, 2:])
-        match_loss = matching_loss(first, second, flow[:, :2], flow[:, 2:])
-        true = nn.functional.avg_pool2d(flow[:, :2], 4)
-        error_px = (flows[-1].detach() * FLOW_UNIT_PX - true).norm(dim=1).mean()
-        self.log_dict({"flow_loss": flow_loss, "matching_loss": match_loss, "zero_epe_px": true.norm(dim=1).mean()})
+        loss = flow_loss = multiscale_flow_loss(flows, true, known)
+        guidance = 1 - self.global_step / (MATCHING_SHARE * self.options.steps)
+        if guidance > 0:
+            match_loss = matching_loss(first, second, true, known)
+            self.log("matching_loss", match_loss)
+            loss = loss + guidance * match_loss
+        coarse = nn.functional.avg_pool2d(true, 4)
+        error_px = (flows[-1].detach() * FLOW_UNIT_PX - coarse).norm(dim=1).mean()
+        self.log_dict({"flow_loss": flow_loss, "zero_epe_px": coarse.norm(dim=1).mean()})
         self.log("epe_px", error_px, prog_bar=True)
-        return flow_loss + match_loss
+        return loss
+
+
+def _prepared(frames: Tensor) -> Tensor:
+    """RGB [B,3,h,w] -> what the network takes."""
+    return standardise(frames.flip(1)).contiguous(memory_format=torch.channels_last)

@@ -43,7 +43,7 @@ def matching_loss(features: list[Tensor], others: list[Tensor], target_px: Tenso
     """
     total = target_px.new_zeros(())
     for level in MATCHED_LEVELS:
-        here, there = features[level - 1], others[level - 1]
+        here, there = features[level - 1].float(), others[level - 1].float()
         size_hw = (here.shape[-2], here.shape[-1])
         target = F.adaptive_avg_pool2d(target_px, size_hw) / 2**level  # [B,2,h,w] cells
         usable = (F.adaptive_avg_pool2d(known, size_hw) > 0.99).squeeze(1) & (target.abs() <= 4).all(1)

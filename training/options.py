@@ -12,6 +12,7 @@ from f2f.engine.errors import UsageError
 from f2f.engine.options import RuntimeOptions
 
 Accelerator = Literal["auto", "cpu", "gpu"]
+Precision = Literal["bf16", "fp32"]
 
 
 def require(condition: bool, message: str) -> None:
@@ -92,18 +93,22 @@ class FlowTraining:
     """optimiser steps"""
     stop_at_step: int = 0
     """stop after this step, though the schedule goes on to STEPS; running again goes on from there (0: at the end)"""
-    batch_size: int = 8
+    batch_size: int = 4
     """pairs per step"""
-    crop_height_px: int = 128
+    crop_height_px: int = 192
     """height of the training crop, pixels (a multiple of 64)"""
-    crop_width_px: int = 192
+    crop_width_px: int = 320
     """width of the training crop, pixels (a multiple of 64)"""
     learning_rate: float = 6e-4
     """peak learning rate of the one-cycle schedule"""
     weight_decay: float = 1e-4
     """AdamW weight decay"""
     width: float = 0.25
-    """channel multiplier of PWC-Net (1: the standard network, 9,374,340 parameters; 0.25: 961,416)"""
+    """channel multiplier of PWC-Net (1: that of the standard network)"""
+    dense: bool = False
+    """dense connections in the decoders, as the standard network has; slower by two to three times"""
+    reach: int = 3
+    """largest displacement of the cost volumes, cells (the standard network: 4)"""
     scenes: int = 200
     """scenes of the synthetic web rendered once into the pair cache, 4 pairs each, 1/12 s to 1/4 s apart"""
     layer_pairs: int = 1600
@@ -122,11 +127,14 @@ class FlowTraining:
     """processes that render and load pairs (0: none beside the main one)"""
     accelerator: Accelerator = "auto"
     """where to train"""
+    precision: Precision = "bf16"
+    """of the convolutions; flow, losses and weights are float32 in any case"""
     resume: bool = True
     """go on from the last checkpoint in OUT, if there is one"""
 
     def __post_init__(self) -> None:
         _positive(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate, width=self.width)
+        _positive(reach=self.reach)
         for name, side in (("crop-height-px", self.crop_height_px), ("crop-width-px", self.crop_width_px)):
             require(side > 0 and side % 64 == 0, f"{name} is {side}; accepted: a multiple of 64")
         _positive(checkpoint_steps=self.checkpoint_steps)

@@ -15,7 +15,6 @@ from f2f.kernels import cost_volume, warp_cost_volume
 FLOW_UNIT_PX = 20.0
 SIZE_MULTIPLE = 64
 MAX_DISPLACEMENT = 4
-COST_CHANNELS = (2 * MAX_DISPLACEMENT + 1) ** 2
 LEVELS = (1, 2, 3, 4, 5, 6)
 DECODER_LEVELS = (6, 5, 4, 3, 2)
 PYRAMID_CHANNELS = (16, 32, 64, 96, 128, 196)
@@ -37,19 +36,22 @@ def _doubler(channels_in: int) -> nn.ConvTranspose2d:
 
 
 def _scaled(channels: tuple[int, ...], width: float) -> tuple[int, ...]:
-    return channels if width == 1 else tuple(max(8, round(count * width / 8) * 8) for count in channels)
+    """Multiples of 16, which is what CPUs convolve fastest; the standard numbers at width 1."""
+    return channels if width == 1 else tuple(max(16, round(count * width / 16) * 16) for count in channels)
 
 
 class PWCNet(nn.Module):
     """Six-level feature pyramid, warping, cost volumes, dense decoders at levels 6..2, a context network.
 
     Width 1 is the standard network: 9,374,340 parameters under the released names (conv1a.0.weight, …; `deconv2`
-    exists and is never used).
+    exists and is never used). Without `dense` connections, the paper's small variant (§4.2), a decoder's convolutions
+    see only the one before, and its flow is added to that of the level above. `reach` is the largest displacement of
+    the cost volumes.
     """
 
-    def __init__(self, width: float = 1.0) -> None:
+    def __init__(self, width: float = 1.0, dense: bool = True, reach: int = MAX_DISPLACEMENT) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.dense, self.reach = width, dense, reach
         self._add_pyramid(_scaled(PYRAMID_CHANNELS, width))
         self._add_decoders(_scaled(PYRAMID_CHANNELS, width), _scaled(DENSE_CHANNELS, width))
         self.apply(_initialise)
@@ -66,10 +68,10 @@ class PWCNet(nn.Module):
 
     def _add_decoders(self, pyramid: tuple[int, ...], dense: tuple[int, ...]) -> None:
         for level in DECODER_LEVELS:
-            count = COST_CHANNELS + (pyramid[level - 1] + 4 if level < 6 else 0)
+            count = (2 * self.reach + 1) ** 2 + (pyramid[level - 1] + 4 if level < 6 else 0)
             for place, growth in enumerate(dense):
                 self.add_module(f"conv{level}_{place}", _convolution(count, growth))
-                count += growth
+                count = growth + (count if self.dense else 0)
             self.add_module(f"predict_flow{level}", _predictor(count))
             self.add_module(f"deconv{level}", _doubler(2))
             if level > 2:
@@ -90,6 +92,8 @@ class PWCNet(nn.Module):
             weight = self.get_parameter(f"deconv{level}.weight").zero_()  # [2,2,4,4]
             weight[0, 0] = weight[1, 1] = doubling[:, None] * doubling
             # The level below sees that flow in the last channels but two, behind what its dense block has made of it.
+            if not self.dense:
+                continue
             passed = self.get_parameter(f"predict_flow{level - 1}.weight")[:, -4:-2, 1, 1]
             passed.copy_(torch.eye(2))
 
@@ -113,28 +117,35 @@ class PWCNet(nn.Module):
         for level in DECODER_LEVELS:
             here, there = features[level - 1], others[level - 1]
             dense = self._dense(level, self._evidence(level, here, there, flows, dense))
-            flows.append(self._run(f"predict_flow{level}", dense))
+            flow = self._precise(f"predict_flow{level}", dense)
+            flows.append(flow if self.dense or not flows else flow + self._precise(f"deconv{level + 1}", flows[-1]))
         flows[-1] = flows[-1] + self._context(dense)
         return flows
 
     def _evidence(self, level: int, here: Tensor, there: Tensor, flows: list[Tensor], dense: Tensor) -> Tensor:
         """What a decoder sees: the cost volume, and below the top also the features and the level above, doubled."""
         if level == 6:
-            return F.leaky_relu(cost_volume(here, there, MAX_DISPLACEMENT), 0.1)
-        flow = self._run(f"deconv{level + 1}", flows[-1])
+            return F.leaky_relu(cost_volume(here, there, self.reach), 0.1)
+        flow = self._precise(f"deconv{level + 1}", flows[-1])
         more = self._run(f"upfeat{level + 1}", dense)
-        costs = warp_cost_volume(here, there, flow * (FLOW_UNIT_PX / 2**level), MAX_DISPLACEMENT)
+        costs = warp_cost_volume(here, there, flow * (FLOW_UNIT_PX / 2**level), self.reach)
         return torch.cat([F.leaky_relu(costs, 0.1), here, flow, more], 1)
 
     def _dense(self, level: int, evidence: Tensor) -> Tensor:
         for place in range(len(DENSE_CHANNELS)):
-            evidence = torch.cat([self._run(f"conv{level}_{place}", evidence), evidence], 1)  # newest first
+            more = self._run(f"conv{level}_{place}", evidence)
+            evidence = torch.cat([more, evidence], 1) if self.dense else more  # newest first
         return evidence
 
     def _context(self, dense: Tensor) -> Tensor:
-        for place in range(len(CONTEXT) + 1):
+        for place in range(len(CONTEXT)):
             dense = self._run(f"dc_conv{place + 1}", dense)
-        return dense
+        return self._precise(f"dc_conv{len(CONTEXT) + 1}", dense)
+
+    def _precise(self, name: str, value: Tensor) -> Tensor:
+        """Flow is float32 where the rest may be half precision: 8 bits of a displacement are not enough."""
+        with torch.autocast(value.device.type, enabled=False):
+            return self._run(name, value.float())
 
     def _run(self, name: str, value: Tensor) -> Tensor:
         result: Tensor = self.get_submodule(name)(value)

@@ -16,7 +16,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -34,6 +34,8 @@ from f2f.training.pwcnet import FlowNetwork, PWCNet, give_unit_variance, standar
 if TYPE_CHECKING:
     from f2f.training.loops import Samples
 
+PRECISIONS: dict[str, Literal["bf16-mixed", "32-true"]] = {"bf16": "bf16-mixed", "fp32": "32-true"}
+"""our names and Lightning's"""
 PAIRS_PER_SCENE = 4
 HELD_OUT_SCENES = 24
 HELD_OUT_SEED = 1_000_003
@@ -50,7 +52,7 @@ def train_classifier(options: ClassifierTraining) -> Path:
     network = CamClassifier(images.classes, options.width, options.dropout)
     crop_hw = (options.crop_height_px, options.crop_width_px)
     samples = TrainingImages(images, crop_hw, (options.min_side_px, options.max_side_px), options.seed)
-    _fit(ClassifierLoop(network, options), Samples(samples, options), options)
+    _fit(ClassifierLoop(network, options), Samples(samples, options), options, PRECISIONS["fp32"])
     quality = evaluate_classifier(network.eval(), _held_out(images), OWN_DEFAULTS["tau"]).as_dict()
     facts = _facts(options) | {"held_out": quality, "train_images": len(images.train)}
     path = options.out / "network.pt"
@@ -69,18 +71,20 @@ def train_flow(options: FlowTraining) -> Path:
 
     dataset, held_out = _flow_data(options)
     torch.manual_seed(options.seed)
-    network = PWCNet(options.width)
+    network = PWCNet(options.width, options.dense, options.reach)
     if options.start_from is not None:
         load_weights(network, read_network(options.start_from, "flow")["state_dict"], options.start_from)
     elif not _resumed_from(options):
         frames = torch.stack([dataset[number][0] for number in range(options.batch_size)]).flip(2)  # [B,2,3,h,w] BGR
         give_unit_variance(network, standardise(frames[:, 0]), standardise(frames[:, 1]))
-    _fit(FlowLoop(network, options), Samples(dataset, options), options)
+    network.to(memory_format=torch.channels_last)
+    _fit(FlowLoop(network, options), Samples(dataset, options), options, PRECISIONS[options.precision])
     predict = flow_predictor(FlowNetwork(network.eval()))
     quality = evaluate_flow(predict, map(load_pair, held_out), with_dis=False).as_dict()
     facts = _facts(options) | {"held_out_epe_px": {name: value for name, value in quality.items() if value == value}}
     path = options.out / "network.pt"
-    save_network(path, "flow", network, width=options.width, training=facts)
+    shape = {"width": options.width, "dense": options.dense, "reach": options.reach}
+    save_network(path, "flow", network, **shape, training=facts)
     return path
 
 
@@ -110,7 +114,9 @@ def _require_extra() -> None:
         raise UsageError("training needs Lightning, which is not installed; pip install 'f2f[train]'") from error
 
 
-def _fit(loop: Any, samples: Samples, options: ClassifierTraining | FlowTraining) -> None:
+def _fit(
+    loop: Any, samples: Samples, options: ClassifierTraining | FlowTraining, precision: Literal["bf16-mixed", "32-true"]
+) -> None:
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import CSVLogger
 
@@ -118,6 +124,7 @@ def _fit(loop: Any, samples: Samples, options: ClassifierTraining | FlowTraining
     trainer = Trainer(
         accelerator=options.accelerator,
         devices=1,
+        precision=precision,
         max_steps=options.stop_at_step or options.steps,
         max_epochs=1,
         gradient_clip_val=20.0,

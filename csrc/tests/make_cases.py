@@ -52,11 +52,11 @@ def activate_cams(
     bits, peaks = reference.activate_cams(cams, flips, classes, size_hw, 0.25)
     tables = []
     for (height, width), flip in zip(sizes, flips, strict=True):
-        for axis, (low, high, *weights) in enumerate(
-            (reference.cam_taps(height, size_hw[0]), reference.cam_taps(width, size_hw[1]))
+        for low, high, *weights in (
+            reference.cam_taps(height, size_hw[0]),
+            reference.cam_taps(width, size_hw[1], flip),
         ):
-            mirror = axis == 1 and flip
-            tables += [((width - 1 - tap) if mirror else tap).int() for tap in (low, high)] + weights
+            tables += [low.int(), high.int(), *weights]
     header = [
         "activate_cams",
         images,

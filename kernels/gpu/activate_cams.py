@@ -12,9 +12,9 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+import f2f.kernels.gpu.launch as launch
 from f2f.kernels import checks, reference
 from f2f.kernels.checks import BITS_PER_WORD, words_for
-from f2f.kernels.gpu import launch
 from f2f.kernels.gpu.launch import Blocks, device, kernel
 
 _BITS_PER_WORD = tl.constexpr(BITS_PER_WORD)
@@ -84,8 +84,7 @@ def _taps(
     """
     along_x, along_y = [], []
     for (height, width), flip in zip(sizes, flips, strict=True):
-        low, high, *weights = reference.cam_taps(width, size_hw[1])
-        along_x.append(_table(width - 1 - low if flip else low, width - 1 - high if flip else high, *weights))
+        along_x.append(_table(*reference.cam_taps(width, size_hw[1], flip)))
         low, high, *weights = reference.cam_taps(height, size_hw[0])
         along_y.append(_table(low * width, high * width, *weights))
     return torch.stack(along_x).to(where), torch.stack(along_y).to(where)

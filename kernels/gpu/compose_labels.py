@@ -6,9 +6,9 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+import f2f.kernels.gpu.launch as launch
 from f2f.kernels import checks, reference
 from f2f.kernels.checks import BITS_PER_WORD, MAX_CLASSES
-from f2f.kernels.gpu import launch
 from f2f.kernels.gpu.launch import Blocks, kernel
 
 _BITS_PER_WORD = tl.constexpr(BITS_PER_WORD)

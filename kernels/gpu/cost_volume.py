@@ -6,14 +6,12 @@ makes all of it in less time than it takes to fetch the operands. The gradients 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import triton.language as tl
 from torch import Tensor
 
+import f2f.kernels.gpu.launch as launch
 from f2f.kernels import checks, reference
-from f2f.kernels.gpu import launch
 from f2f.kernels.gpu.launch import Blocks, device, kernel
 
 # 16 pixels of f1 meet 32 of f2: enough for 16 shifts, of which max_displacement 4 needs 9. Wider tiles waste more of
@@ -42,7 +40,6 @@ def cost_volume(f1: Tensor, f2: Tensor, max_displacement: int = 4) -> Tensor:
     `cost_volume_backward`. Raises ValueError as the reference does, and for tensors that are not on a GPU.
     """
     checks.check_features(f1, f2, max_displacement)
-    checks.check_same_device(f1=f1, f2=f2)
     launch.check_device("f1", f1)
     if f1.dtype == torch.float64 or f1.numel() == 0:
         return reference.cost_volume(f1, f2, max_displacement)
@@ -82,11 +79,10 @@ def cost_volume_backward(gradient: Tensor, f1: Tensor, f2: Tensor, max_displacem
     """
     checks.check_features(f1, f2, max_displacement)
     checks.check_shape("gradient", gradient, _volume_shape(f1, max_displacement), "the cost volume of f1")
-    checks.check_same_device(gradient=gradient, f1=f1, f2=f2)
+    checks.check_same_device(gradient=gradient, f1=f1)
     launch.check_device("f1", f1)
     if f1.dtype == torch.float64 or f1.numel() == 0:
-        to_f1, to_f2 = reference_gradients(lambda a, b: reference.cost_volume(a, b, max_displacement), gradient, f1, f2)
-        return to_f1, to_f2
+        return reference.cost_volume_backward(gradient, f1, f2, max_displacement)
     gradient = gradient.to(f1.dtype).contiguous()
     to_f1 = _gradient(gradient, f2.contiguous(), max_displacement, to_f2=False)
     return to_f1, _gradient(gradient, f1.contiguous(), max_displacement, to_f2=True)
@@ -104,14 +100,6 @@ def _gradient(gradient: Tensor, other: Tensor, max_displacement: int, *, to_f2: 
     flags = {"to_f2": to_f2, "product_type": product_type(other.dtype)}
     launch.start(gradient_kernel, grid, GRADIENT_BLOCKS, result, gradient, other, *numbers, **flags)
     return result
-
-
-def reference_gradients(definition: Callable[..., Tensor], gradient: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of a function of the reference, by torch."""
-    with torch.enable_grad():
-        leaves = [tensor.detach().requires_grad_() for tensor in inputs]
-        result = definition(*leaves)
-    return torch.autograd.grad(result, leaves, gradient, allow_unused=True, materialize_grads=True)
 
 
 def product_type(dtype: torch.dtype) -> tl.dtype:

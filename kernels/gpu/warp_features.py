@@ -10,9 +10,9 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+import f2f.kernels.gpu.launch as launch
 from f2f.kernels import checks, reference
-from f2f.kernels.gpu import launch
-from f2f.kernels.gpu.cost_volume import cost_volume, cost_volume_backward, reference_gradients
+from f2f.kernels.gpu.cost_volume import cost_volume, cost_volume_backward
 from f2f.kernels.gpu.launch import Blocks, device, kernel
 
 _IN_FRAME_WEIGHT = tl.constexpr(reference.IN_FRAME_WEIGHT)
@@ -34,7 +34,6 @@ def warp_cost_volume(f1: Tensor, f2: Tensor, flow_xy_px: Tensor, max_displacemen
     reference does, and for tensors that are not on a GPU.
     """
     checks.check_features(f1, f2, max_displacement, flow_xy_px)
-    checks.check_same_device(f1=f1, f2=f2, flow_xy_px=flow_xy_px)
     launch.check_device("f1", f1)
     if _needs_reference(f1, flow_xy_px):
         return reference.warp_cost_volume(f1, f2, flow_xy_px, max_displacement)
@@ -50,13 +49,9 @@ def warp_cost_volume_backward(
     to it: its last bits may differ from run to run.
     """
     checks.check_features(f1, f2, max_displacement, flow_xy_px)
-    checks.check_same_device(f1=f1, f2=f2, flow_xy_px=flow_xy_px)
     launch.check_device("f1", f1)
     if _needs_reference(f1, flow_xy_px):
-        to_f1, to_f2, to_flow = reference_gradients(
-            lambda a, b, flow: reference.warp_cost_volume(a, b, flow, max_displacement), gradient, f1, f2, flow_xy_px
-        )
-        return to_f1, to_f2, to_flow
+        return reference.warp_cost_volume_backward(gradient, f1, f2, flow_xy_px, max_displacement)
     f2, flow = f2.contiguous(), flow_xy_px.float().contiguous()
     to_f1, to_sampled = cost_volume_backward(gradient, f1, _sample(f2, flow), max_displacement)
     to_f2, to_flow = _scatter(to_sampled, f2, flow)

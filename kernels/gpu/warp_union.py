@@ -8,8 +8,8 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+import f2f.kernels.gpu.launch as launch
 from f2f.kernels import checks, reference
-from f2f.kernels.gpu import launch
 from f2f.kernels.gpu.launch import Blocks, device, kernel
 
 _MAX_FLOW_PX = tl.constexpr(reference.MAX_FLOW_PX)
