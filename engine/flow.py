@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any, Protocol
@@ -14,24 +14,30 @@ from torch import Tensor
 
 from f2f.engine.classify import to_tensor
 from f2f.engine.errors import NetworkError, UsageError, VideoError
-from f2f.engine.options import RuntimeOptions
-from f2f.engine.resize import fit_multiple, resize_flow
+from f2f.engine.options import FlowOptions, RuntimeOptions
+from f2f.engine.resize import pad_multiple
 from f2f.engine.runtimes.network import Network
 from f2f.engine.runtimes.open import open_network
-from f2f.engine.stage import StageClock, per_window
+from f2f.engine.stage import StageClock, per_batch
 from f2f.engine.types import ActiveWindow, ImageArray, MovingWindow, VideoEnd
+
+_OPENCV_MIN_SIDE_PX = 12
+Clip = Sequence[ImageArray]
+"""K uint8 [H, W, 3] RGB frames in order of time"""
+GreyFlow = Callable[[ImageArray, ImageArray], Any]
+"""(frame, its predecessor), grey [H, W] each -> flow [H, W, 2] px on the frame, pointing to the predecessor"""
 
 
 class Flow(Protocol):
-    """Anything that gives the flow between the frames of a window."""
+    """Anything that gives the flow between the frames of clips."""
 
     description: str
     """what it is, for records"""
     fingerprint: str
     """what `run.json` pins"""
 
-    def __call__(self, images: list[ImageArray]) -> Tensor:
-        """K uint8 [H, W, 3] frames -> float32 [K-1, 2, H, W] px: flow[k] lives on frame k+1, points to frame k."""
+    def __call__(self, clips: Sequence[Clip]) -> Tensor:
+        """B clips of K frames of one size -> float32 [B, K-1, 2, H, W] px: flow k lives on frame k+1, points to k."""
         ...
 
 
@@ -50,18 +56,20 @@ class NetworkFlow:
         self.fingerprint = network.info.fingerprint
         self.description = f"network, {network.info.runtime}"
 
-    def __call__(self, images: list[ImageArray]) -> Tensor:
-        """K uint8 [H, W, 3] frames -> float32 [K-1, 2, H, W] px."""
-        frames = fit_multiple(to_tensor(images), self._network.info.size_multiple)  # [K, 3, H', W']
-        (flow,) = self._network(frames[None])  # [1, K-1, 2, H', W']
-        wanted = [1, len(images) - 1, 2, *frames.shape[-2:]]
+    def __call__(self, clips: Sequence[Clip]) -> Tensor:
+        """B clips of K frames -> float32 [B, K-1, 2, H, W] px; all pairs of all clips in one call of the network."""
+        count, (height, width) = len(clips[0]), clips[0][0].shape[:2]
+        images = to_tensor([image for clip in clips for image in clip])  # [B*K, 3, H, W]
+        padded = pad_multiple(images, self._network.info.size_multiple)
+        frames = padded.reshape(len(clips), count, *padded.shape[1:])  # [B, K, 3, H', W']
+        (flow,) = self._network(frames)  # [B, K-1, 2, H', W']
+        wanted = [len(clips), count - 1, 2, *frames.shape[-2:]]
         if list(flow.shape) != wanted:
             raise NetworkError(
-                f"the flow network gives {list(flow.shape)} for frames {[1, *frames.shape]}; accepted: {wanted}; "
+                f"the flow network gives {list(flow.shape)} for frames {list(frames.shape)}; accepted: {wanted}; "
                 "export it again"
             )
-        height, width = images[0].shape[:2]
-        return resize_flow(flow[0], (height, width))
+        return flow[..., :height, :width]
 
 
 class DisFlow:
@@ -69,18 +77,39 @@ class DisFlow:
 
     def __init__(self) -> None:
         cv2 = _opencv()
+        cv2.setNumThreads(1)  # its results must not depend on the machine
         self._dis: Any = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self._cv2: Any = cv2
         self.description = f"OpenCV {cv2.__version__} DIS, medium"
         self.fingerprint = hashlib.sha256(self.description.encode()).hexdigest()
 
-    def __call__(self, images: list[ImageArray]) -> Tensor:
-        """K uint8 [H, W, 3] frames -> float32 [K-1, 2, H, W] px."""
-        if min(images[0].shape[:2]) < 12:
-            raise VideoError("network_failed", f"DIS needs frames of 12 px or more, got {images[0].shape[:2]}")
-        greys = [self._cv2.cvtColor(image, self._cv2.COLOR_RGB2GRAY) for image in images]  # [H, W] each
-        flows = [self._dis.calc(current, previous, None) for previous, current in pairwise(greys)]  # [H, W, 2] each
-        return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous()
+    def __call__(self, clips: Sequence[Clip]) -> Tensor:
+        """B clips of K frames -> float32 [B, K-1, 2, H, W] px."""
+        return grey_flows(clips, lambda current, previous: self._dis.calc(current, previous, None))
+
+
+def grey_flows(clips: Sequence[Clip], grey_flow: GreyFlow) -> Tensor:
+    """The flows of clips by one of OpenCV's methods, a pair at a time.
+
+    Raises:
+        VideoError: the frames are too small.
+    """
+    height, width = clips[0][0].shape[:2]
+    if min(height, width) < _OPENCV_MIN_SIDE_PX:
+        detail = f"OpenCV's flow needs frames of {_OPENCV_MIN_SIDE_PX} px or more, got {width} x {height}"
+        raise VideoError("network_failed", detail)
+    cv2 = _opencv()
+    flows = []
+    for clip in clips:
+        greys = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in clip]  # [H, W] each
+        flows.append(np.stack([grey_flow(current, previous) for previous, current in pairwise(greys)]))
+    return torch.from_numpy(np.stack(flows)).permute(0, 1, 4, 2, 3).contiguous()
+
+
+def both_ways(flow: Flow, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
+    """The flows of `flow(clips)`, and the way back: entry k lives on frame k and points to frame k+1."""
+    found = flow([*clips, *(clip[::-1] for clip in clips)])
+    there, back = found.chunk(2)
+    return there, back.flip(1)
 
 
 def _opencv() -> Any:
@@ -90,19 +119,19 @@ def _opencv() -> Any:
         raise UsageError(
             "--flow dis needs OpenCV, which is not installed; install f2f[dis], or give --flow demo"
         ) from error
-    cv2.setNumThreads(1)  # its results must not depend on the machine
     return cv2
 
 
 def follow(
-    windows: Iterator[ActiveWindow | VideoEnd], flow: Flow, clock: StageClock
+    windows: Iterator[ActiveWindow | VideoEnd], flow: Flow, options: FlowOptions, clock: StageClock
 ) -> Iterator[MovingWindow | VideoEnd]:
     """The K-1 flows of every window; none for K = 1."""
 
-    def work(active: ActiveWindow) -> MovingWindow:
-        images = [frame.image for frame in active.window.frames]
-        height, width = active.window.size_hw
-        flow_xy_px = flow(images) if len(images) > 1 else torch.zeros(0, 2, height, width)  # [K-1, 2, H, W]
-        return MovingWindow(active.window, active.bits, flow_xy_px)
+    def work(together: Sequence[ActiveWindow]) -> list[MovingWindow]:
+        clips = [[frame.image for frame in active.window.frames] for active in together]
+        height, width = together[0].window.size_hw
+        none = torch.zeros(len(clips), 0, 2, height, width)
+        flows = flow(clips) if len(clips[0]) > 1 else none  # [B, K-1, 2, H, W]
+        return [MovingWindow(active.window, active.bits, found) for active, found in zip(together, flows, strict=True)]
 
-    yield from per_window("flow", work, windows, clock)
+    yield from per_batch("flow", work, windows, options.batch_windows, clock)

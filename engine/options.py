@@ -126,6 +126,17 @@ class CamOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FlowOptions:
+    """How the flow between frames is computed (paper §3.3.2)."""
+
+    batch_windows: int = 1
+    """windows of one size whose flow is computed together; rounding may change with it"""
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.batch_windows <= 1024, "batch_windows", self.batch_windows, "1 to 1024 windows")
+
+
+@dataclass(frozen=True, kw_only=True)
 class BackgroundOptions:
     """Which pixels are called background (paper §3.4)."""
 
@@ -144,6 +155,8 @@ class WriteOptions:
     """layout of the masks: Pascal VOC folders"""
     shard_videos: int = 16
     """inputs that are committed together; a killed run loses at most the open shards"""
+    debug_dir: Path | None = None
+    """folder that receives a picture of the flow of every window worked on (default: none are drawn)"""
 
     def __post_init__(self) -> None:
         _require(self.format == "voc", "format", self.format, "voc")
@@ -189,13 +202,24 @@ class LabelOptions:
     classify: ClassifyOptions = field(default_factory=ClassifyOptions)
     window: WindowOptions = field(default_factory=WindowOptions)
     cam: CamOptions = field(default_factory=CamOptions)
+    motion: FlowOptions = field(default_factory=FlowOptions)
     background: BackgroundOptions = field(default_factory=BackgroundOptions)
     write: WriteOptions = field(default_factory=WriteOptions)
     runtimes: RuntimeOptions = field(default_factory=RuntimeOptions)
 
 
 # Options that change how fast a run is, or where its files are, never what it writes.
-_NOT_PINNED = {"source", "out", "classifier", "flow", "saliency", "decoders", "decode_timeout_seconds", "query_map"}
+_NOT_PINNED = {
+    "source",
+    "out",
+    "classifier",
+    "flow",
+    "saliency",
+    "decoders",
+    "decode_timeout_seconds",
+    "query_map",
+    "debug_dir",
+}
 
 
 def pinned(options: LabelOptions) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from f2f.engine.cam import Activation, activate
 from f2f.engine.classify import Classifier, classify, without_scores
 from f2f.engine.errors import MachineError, UsageError
 from f2f.engine.flow import Flow, follow, open_flow
+from f2f.engine.flow_picture import picture_flow
 from f2f.engine.options import LabelOptions, pinned
 from f2f.engine.pool import DecodePool
 from f2f.engine.records import MaskRecord, Summary, VideoRecord
@@ -151,7 +152,9 @@ def _stages(
     windows = find_windows(scored, queries, networks.tau, options.window, enough=pool.cancel)
     activation = Activation(networks.classifier, options.cam.scales, networks.theta_f)
     active = activate(windows, activation, clock)
-    moving = follow(active, networks.flow, clock)
+    moving = follow(active, networks.flow, options.motion, clock)
+    if options.write.debug_dir:
+        moving = picture_flow(moving, options.write.debug_dir, writer.name, clock)
     united = aggregate(moving, clock)
     labelled = decide_background(united, networks.saliency, clock)
     return write(labelled, writer, clock)

@@ -1,10 +1,9 @@
-"""Sizes that networks accept, and back."""
+"""Sizes that networks accept."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 
 def resize(images: Tensor, size_hw: tuple[int, int]) -> Tensor:
@@ -20,8 +19,7 @@ def fit_multiple(images: Tensor, multiple: int) -> Tensor:
     return resize(images, (height, width))
 
 
-def resize_flow(flow_xy_px: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Flow [B, 2, H, W] brought to another size; displacements are scaled with it, so they stay px."""
-    height, width = flow_xy_px.shape[-2:]
-    factors = torch.tensor([size_hw[1] / width, size_hw[0] / height], dtype=flow_xy_px.dtype)
-    return resize(flow_xy_px, size_hw) * factors.view(1, 2, 1, 1)
+def pad_multiple(images: Tensor, multiple: int) -> Tensor:
+    """[B, 3, H, W] with height and width brought up to the next multiple of `multiple`: the border's pixels go on."""
+    right, below = (-images.shape[-1] % multiple, -images.shape[-2] % multiple)
+    return pad(images, [0, right, 0, below], mode="replicate") if right or below else images

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
@@ -52,19 +52,69 @@ def per_window(
 
     A `VideoError` becomes the failure in its video's `VideoEnd`; the video's later windows are passed over.
     """
+    yield from per_batch(stage, lambda together: [work(item) for item in together], items, 1, clock)
+
+
+def per_batch(
+    stage: str,
+    work: Callable[[Sequence[In]], Sequence[Out]],
+    items: Iterator[In | VideoEnd],
+    most: int,
+    clock: StageClock,
+) -> Iterator[Out | VideoEnd]:
+    """Apply `work` to up to `most` items at a time whose windows have one length and frame size; order is kept.
+
+    What fails together is tried again one by one, so that a bad window fails its own video only, as in `per_window`.
+    """
     failed: dict[int, Failure] = {}
-    for item in items:
-        if isinstance(item, VideoEnd):
-            failure = failed.pop(item.video, None)
-            yield item if item.failure or failure is None else replace(item, failure=failure)
-            continue
-        video = item.window.video
-        if video in failed:
-            continue
+
+    def settle(together: Sequence[In]) -> Iterator[Out]:
+        wanted = [item for item in together if item.window.video not in failed]
+        if not wanted:
+            return
         try:
             with clock.busy(stage):
-                result = work(item)
+                results = work(wanted)
         except VideoError as error:
-            failed[video] = Failure.of(stage, error)
+            if len(wanted) == 1:
+                failed[wanted[0].window.video] = Failure.of(stage, error)
+                return
+            for item in wanted:
+                yield from settle([item])
         else:
-            yield result
+            yield from results
+
+    for group in _grouped(items, most):
+        if isinstance(group, VideoEnd):
+            failure = failed.pop(group.video, None)
+            yield group if group.failure or failure is None else replace(group, failure=failure)
+        else:
+            yield from settle(group)
+
+
+def _grouped(items: Iterator[In | VideoEnd], most: int) -> Iterator[list[In] | VideoEnd]:
+    """Runs of up to `most` like windows; the ends of videos that come between them follow."""
+    group: list[In] = []
+    ends: list[VideoEnd] = []
+    for item in items:
+        if isinstance(item, VideoEnd):
+            ends.append(item)
+        else:
+            if group and _shape(item) != _shape(group[0]):
+                yield from _emptied(group, ends)
+            group.append(item)
+        if not group or len(group) == most:
+            yield from _emptied(group, ends)
+    yield from _emptied(group, ends)
+
+
+def _emptied(group: list[In], ends: list[VideoEnd]) -> Iterator[list[In] | VideoEnd]:
+    if group:
+        yield list(group)
+    yield from tuple(ends)
+    group.clear()
+    ends.clear()
+
+
+def _shape(item: OfWindow) -> tuple[int, tuple[int, int]]:
+    return len(item.window.frames), item.window.size_hw

@@ -20,7 +20,7 @@ from f2f.engine.files import machine_errors, write_aside
 from f2f.engine.records import MaskRecord, ShardRecord, Status, VideoRecord, to_json, unusable, video_record
 from f2f.engine.run import Run
 from f2f.engine.stage import StageClock
-from f2f.engine.types import BACKGROUND, IGNORE, ImageArray, LabelledWindow, VideoEnd
+from f2f.engine.types import BACKGROUND, IGNORE, ImageArray, LabelledWindow, VideoEnd, Window
 
 _FRAMES, _MASKS = "JPEGImages", "SegmentationClass"
 _JPEG_QUALITY = 95
@@ -79,6 +79,10 @@ class ShardWriter:
         self._masks: dict[int, list[MaskRecord]] = {}
         self._videos: dict[int, VideoRecord] = {}
         self._shard_of = {row: shard for shard in run.pending_shards() for row in run.shard_rows(shard)}
+
+    def name(self, window: Window) -> str:
+        """Name of the files of a window."""
+        return file_id(self._run.rows[window.video].id, window.number)
 
     def add(self, labelled: LabelledWindow) -> MaskRecord:
         """Write a mask and its frame aside."""
@@ -147,7 +151,7 @@ class ShardWriter:
         row, names = self._run.rows[window.video], self._run.classes
         counts = np.bincount(labels.ravel(), minlength=256)
         return MaskRecord(
-            id=file_id(row.id, window.number),
+            id=self.name(window),
             input=row.id,
             video=row.video,
             query=row.query,

@@ -26,7 +26,7 @@ from f2f.engine.classify import to_tensor
 from f2f.engine.cli import main
 from f2f.engine.errors import UsageError, VideoError
 from f2f.engine.flow import DisFlow, follow
-from f2f.engine.options import RuntimeOptions
+from f2f.engine.options import FlowOptions, RuntimeOptions
 from f2f.engine.stage import StageClock
 from f2f.engine.types import ActiveWindow, Frame, ImageArray, MovingWindow, Window
 from f2f.training.flow_eval import ExactScores, MaskedFrame, MaskScores, mask_videos, masked_pairs, score_pairs
@@ -182,7 +182,7 @@ def test_carried_masks_are_gathered_where_they_exceed_half() -> None:
 def test_classical_methods_point_from_the_later_frame_to_the_earlier(name: str) -> None:
     pytest.importorskip("cv2", reason="OpenCV is not installed")
     later, earlier = shifted_pair(4)
-    flow = open_method(name, RuntimeOptions(threads=2))([earlier, later, later])
+    flow = open_method(name, RuntimeOptions(threads=2))([[earlier, later, later]])[0]
     assert flow.shape == (2, 2, 64, 96)
     assert flow[0, :, 16:48, 24:72].median(2).values.median(1).values.tolist() == pytest.approx([4, 0], abs=0.3)
     assert flow[1].abs().median() < 0.1
@@ -191,14 +191,14 @@ def test_classical_methods_point_from_the_later_frame_to_the_earlier(name: str) 
 @pytest.mark.parametrize("name", OPENCV_METHODS)
 def test_tiny_frames_are_refused(name: str) -> None:
     pytest.importorskip("cv2", reason="OpenCV is not installed")
-    with pytest.raises(VideoError, match=r"frames of 12 px or more, got \(11, 40\)"):
-        open_method(name, RuntimeOptions())([np.zeros((11, 40, 3), np.uint8)] * 2)
+    with pytest.raises(VideoError, match=r"frames of 12 px or more, got 40 x 11"):
+        open_method(name, RuntimeOptions())([[np.zeros((11, 40, 3), np.uint8)] * 2])
 
 
 def test_opencvs_number_of_threads_is_put_back() -> None:
     cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
     DisFlow()  # one thread
-    open_method("dis-fast", RuntimeOptions(threads=2))(list(shifted_pair(2)))
+    open_method("dis-fast", RuntimeOptions(threads=2))([shifted_pair(2)])
     assert cv2.getNumThreads() == 1
 
 
@@ -336,7 +336,7 @@ def stage_flow(images: list[ImageArray]) -> Tensor:
     frames = tuple(Frame(0, 0, float(number), image) for number, image in enumerate(images))
     bits = torch.zeros(len(images), 1, *images[0].shape[:2], dtype=torch.int32)
     window = ActiveWindow(Window(0, 0, frames, (0,), None), bits)
-    (moving,) = follow(iter([window]), DisFlow(), StageClock())
+    (moving,) = follow(iter([window]), DisFlow(), FlowOptions(), StageClock())
     assert isinstance(moving, MovingWindow)
     return moving.flow_xy_px
 

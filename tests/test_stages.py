@@ -16,9 +16,9 @@ from f2f.engine.background import Saliency, decide_background, open_saliency
 from f2f.engine.cam import Activation, activate
 from f2f.engine.classify import Classifier, classify, to_tensor, without_scores
 from f2f.engine.errors import NetworkError, UsageError, VideoError
-from f2f.engine.flow import DisFlow, NetworkFlow, follow, open_flow
-from f2f.engine.options import ClassifyOptions, RuntimeOptions
-from f2f.engine.resize import fit_multiple, resize, resize_flow
+from f2f.engine.flow import DisFlow, NetworkFlow, both_ways, follow, open_flow
+from f2f.engine.options import ClassifyOptions, FlowOptions, RuntimeOptions
+from f2f.engine.resize import fit_multiple, pad_multiple, resize
 from f2f.engine.runtimes.network import NetworkInfo
 from f2f.engine.stage import StageClock
 from f2f.engine.types import (
@@ -192,7 +192,7 @@ def moving_square(shift_px: int) -> list[ImageArray]:
 
 def test_flow_lives_on_the_later_frame_and_points_to_the_earlier() -> None:
     pytest.importorskip("cv2", reason="OpenCV is not installed")
-    flow = DisFlow()(moving_square(5))
+    flow = DisFlow()([moving_square(5)])[0]
     assert flow.shape == (2, 2, 96, 128)
     for pair in range(2):
         inside = flow[pair, :, 38:58, 40 + 5 * (pair + 1) : 60 + 5 * (pair + 1)]
@@ -206,7 +206,7 @@ def test_union_follows_the_square() -> None:
     seen = torch.zeros(3, 1, 96, 128, dtype=torch.bool)
     seen[0, 0, 33:63, 35:65] = True
     shown = ActiveWindow(window(*images), pack_planes(seen))
-    (item,) = aggregate(follow(iter([shown]), DisFlow(), StageClock()), StageClock())
+    (item,) = aggregate(follow(iter([shown]), DisFlow(), FlowOptions(), StageClock()), StageClock())
     assert isinstance(item, AggregatedWindow)
     carried = unpack_planes(item.bits, 1)[0]
     expected = torch.zeros(96, 128, dtype=torch.bool)
@@ -215,28 +215,38 @@ def test_union_follows_the_square() -> None:
 
 
 def test_flow_network_sees_the_size_it_needs() -> None:
-    """Frames are brought to its multiple; what comes back is px of the frames' own size."""
+    """Frames are padded to its multiple, not distorted; all pairs of all clips go in at once."""
     info = NetworkInfo("flow", size_multiple=32)
-    network = Fake(info, lambda batch: torch.ones(1, batch.shape[1] - 1, 2, *batch.shape[-2:]))
-    flow = NetworkFlow(network)([np.zeros((48, 80, 3), np.uint8)] * 4)
-    assert network.shapes == [(1, 4, 3, 64, 96)]
-    assert flow.shape == (3, 2, 48, 80)
-    assert torch.allclose(flow[:, 0], torch.tensor(80 / 96))
-    assert torch.allclose(flow[:, 1], torch.tensor(48 / 64))
+    network = Fake(info, lambda batch: batch[:, 1:, :2])
+    images = [np.full((48, 80, 3), level, np.uint8) for level in (10, 20, 30, 40)]
+    flow = NetworkFlow(network)([images, images[::-1]])
+    assert network.shapes == [(2, 4, 3, 64, 96)]
+    assert flow.shape == (2, 3, 2, 48, 80)
+    assert torch.allclose(flow[:, :, 0, 0, 0] * 255, torch.tensor([[20.0, 30.0, 40.0], [30.0, 20.0, 10.0]]))
+
+
+def test_flow_both_ways_points_forth_and_back() -> None:
+    pytest.importorskip("cv2", reason="OpenCV is not installed")
+    there, back = both_ways(DisFlow(), [moving_square(5)])
+    assert there.shape == back.shape == (1, 2, 2, 96, 128)
+    for frame in range(2):  # on frame `frame` the way back's entry `frame` points to where the square will be
+        inside = back[0, frame, :, 38:58, 40 + 5 * frame : 60 + 5 * frame]
+        assert torch.allclose(inside.median(2).values.median(1).values, torch.tensor([5.0, 0.0]), atol=0.5)
+    assert torch.equal(there, DisFlow()([moving_square(5)]))
 
 
 def test_flow_network_with_other_outputs() -> None:
     network = Fake(NetworkInfo("flow"), torch.zeros(1, 2, 2, 8, 8))
     with pytest.raises(NetworkError, match=r"accepted: \[1, 1, 2, 8, 8\]"):
-        NetworkFlow(network)([np.zeros((8, 8, 3), np.uint8)] * 2)
+        NetworkFlow(network)([[np.zeros((8, 8, 3), np.uint8)] * 2])
 
 
 def test_one_frame_needs_no_flow() -> None:
-    def refuse(images: list[ImageArray]) -> Tensor:
-        raise AssertionError(len(images))
+    def refuse(clips: list[list[ImageArray]]) -> Tensor:
+        raise AssertionError(len(clips))
 
     shown = ActiveWindow(window(picture()), torch.ones(1, 1, 64, 96, dtype=torch.int32))
-    (moving,) = follow(iter([shown]), refuse, StageClock())  # type: ignore[arg-type]
+    (moving,) = follow(iter([shown]), refuse, FlowOptions(), StageClock())  # type: ignore[arg-type]
     assert isinstance(moving, MovingWindow)
     assert moving.flow_xy_px.shape == (0, 2, 64, 96)
     (united,) = aggregate(iter([moving]), StageClock())
@@ -248,7 +258,7 @@ def test_frames_too_small_for_dis() -> None:
     pytest.importorskip("cv2", reason="OpenCV is not installed")
     tiny = [np.zeros((8, 8, 3), np.uint8)] * 2
     with pytest.raises(VideoError, match="12 px or more"):
-        DisFlow()(tiny)
+        DisFlow()([tiny])
 
 
 def test_dis_without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,11 +267,12 @@ def test_dis_without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
         open_flow("dis", RUNTIME)
 
 
-def test_a_window_that_fails_ends_its_video_only() -> None:
-    def work(images: list[ImageArray]) -> Tensor:
-        if images[0].max() == 0:
+@pytest.mark.parametrize("together", [1, 2, 3, 9])
+def test_a_window_that_fails_ends_its_video_only(together: int) -> None:
+    def work(clips: list[list[ImageArray]]) -> Tensor:
+        if min(clip[0].max() for clip in clips) == 0:
             raise VideoError("network_failed", "black")
-        return torch.zeros(1, 2, 16, 16)
+        return torch.zeros(len(clips), 1, 2, 16, 16)
 
     def shown(video: int, level: int) -> ActiveWindow:
         images = [np.full((16, 16, 3), level, np.uint8)] * 2
@@ -270,7 +281,7 @@ def test_a_window_that_fails_ends_its_video_only() -> None:
     items: Iterator[ActiveWindow | VideoEnd] = iter(
         [shown(0, 9), shown(1, 0), shown(0, 9), shown(1, 9), VideoEnd(1), VideoEnd(0)]
     )
-    out = list(follow(items, work, StageClock()))  # type: ignore[arg-type]
+    out = list(follow(items, work, FlowOptions(batch_windows=together), StageClock()))  # type: ignore[arg-type]
     assert [type(item).__name__ for item in out] == ["MovingWindow", "MovingWindow", "VideoEnd", "VideoEnd"]
     assert isinstance(out[2], VideoEnd)
     assert out[2].failure == Failure("flow", "network_failed", "black")
@@ -319,8 +330,11 @@ def test_resize() -> None:
     assert resize(images, (10, 14)) is images
     assert fit_multiple(images, 1) is images
     assert fit_multiple(images, 8).shape == (2, 3, 16, 16)
-    doubled = resize_flow(torch.ones(1, 2, 10, 14), (30, 28))
-    assert torch.allclose(doubled[0, :, 0, 0], torch.tensor([2.0, 3.0]))
+    padded = pad_multiple(images, 8)
+    assert padded.shape == (2, 3, 16, 16)
+    assert torch.equal(padded[..., :10, :14], images)
+    assert torch.equal(padded[..., 10:, :14], images[..., 9:, :].expand(-1, -1, 6, -1))
+    assert pad_multiple(images, 2) is images
 
 
 def test_pixels_become_0_to_1_rgb() -> None:

@@ -78,9 +78,34 @@ def test_flow_is_rescaled_to_px_of_the_input() -> None:
     assert isinstance(bias, Tensor)
     torch.nn.init.ones_(bias)
     with torch.inference_mode():
-        flow = FlowNetwork(network)(torch.rand(1, 2, 3, 48, 96))
+        flow = FlowNetwork(network, padded=False)(torch.rand(1, 2, 3, 48, 96))
     torch.testing.assert_close(flow[0, 0, 0], torch.full((48, 96), 20 * 96 / 128))
     torch.testing.assert_close(flow[0, 0, 1], torch.full((48, 96), 20 * 48 / 64))
+
+
+def test_padded_frames_keep_their_pixels_and_px() -> None:
+    """What a frame that fits gives is not changed by continuing a smaller one; flow is not scaled."""
+    network = PWCNet(0.1).eval()
+    frames = torch.rand(1, 2, 3, 48, 96)
+    whole = torch.nn.functional.pad(frames.flatten(0, 1), [0, 32, 0, 16], mode="replicate")[None]
+    with torch.inference_mode():
+        flow = FlowNetwork(network, standardised=False)(frames)
+        expected = FlowNetwork(network, standardised=False, padded=False)(whole)
+    torch.testing.assert_close(flow, expected[..., :48, :96], rtol=1e-4, atol=1e-4)
+
+
+def test_small_network_adds_to_the_flow_of_the_level_above() -> None:
+    network = PWCNet(0.1, dense=False, reach=2).eval()
+    assert network.get_parameter("conv2_0.0.weight").shape == (16, 25 + 16 + 4, 3, 3)
+    assert network.get_parameter("conv2_1.0.weight").shape == (16, 16, 3, 3)
+    image = torch.rand(1, 3, 128, 128)
+    with torch.no_grad():
+        for name in (*(f"predict_flow{level}" for level in (5, 4, 3, 2)), "dc_conv7"):  # nothing is to be added
+            network.get_parameter(f"{name}.weight").zero_()
+        network.get_parameter("predict_flow6.weight").zero_()
+        network.get_parameter("predict_flow6.bias").copy_(torch.tensor([0.5, -0.25]))
+        flow = network(image, image)[-1]
+    torch.testing.assert_close(flow[0, :, 16, 16], torch.tensor([0.5, -0.25]))
 
 
 def test_brightness_and_contrast_do_not_change_the_flow() -> None:

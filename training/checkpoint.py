@@ -61,12 +61,16 @@ def classifier_from_checkpoint(options: ClassifierExport) -> tuple[nn.Module, Ne
     return network, NetworkCard("classifier", tuple(content["classes"]), defaults, content["training"])
 
 
-def flow_network(options: FlowExport) -> tuple[nn.Module, NetworkCard]:
+def flow_network(options: FlowExport) -> tuple[FlowNetwork, NetworkCard]:
     """PWC-Net from our network.pt or from a released file."""
-    return flow_from_released(options.weights) if options.weights else flow_from_checkpoint(options.checkpoint)
+    source = flow_from_released(options.weights) if options.weights else flow_from_checkpoint(options.checkpoint)
+    network, card = source
+    if options.fit is not None:
+        network = FlowNetwork(network.network, network.standardised, padded=options.fit == "pad")
+    return network, card
 
 
-def flow_from_checkpoint(path: Path | None) -> tuple[nn.Module, NetworkCard]:
+def flow_from_checkpoint(path: Path | None) -> tuple[FlowNetwork, NetworkCard]:
     """PWC-Net from network.pt."""
     assert path is not None
     content = read_network(path, "flow")

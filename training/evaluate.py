@@ -67,7 +67,7 @@ def evaluate_flow(predict: FlowPredictor, pairs: Iterable[Pair], with_dis: bool 
 
 def engine_predictor(flow: Flow) -> FlowPredictor:
     """What the engine takes as flow as a predictor: flow lives on the later frame, so `first` is handed over last."""
-    return lambda first, second: flow([second, first])[0].permute(1, 2, 0).numpy()
+    return lambda first, second: flow([[second, first]])[0, 0].permute(1, 2, 0).numpy()
 
 
 def flow_predictor(network: Callable[[Tensor], Tensor]) -> FlowPredictor:

@@ -103,7 +103,7 @@ def evaluate_flows(options: FlowEvaluation) -> FlowScores:
 def timed_flow(flow: Flow, frame: ImageArray, source: ImageArray) -> tuple[Tensor, float]:
     """Flow [2, H, W] on `frame`, pointing to `source`, and the milliseconds it took."""
     start = time.perf_counter()
-    flow_xy_px = flow([source, frame])[0]
+    flow_xy_px = flow([[source, frame]])[0, 0]
     return flow_xy_px, 1000 * (time.perf_counter() - start)
 
 

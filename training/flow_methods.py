@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from f2f.engine.errors import UsageError, VideoError
-from f2f.engine.flow import Flow, open_flow
+from f2f.engine.errors import UsageError
+from f2f.engine.flow import Clip, Flow, GreyFlow, grey_flows, open_flow
 from f2f.engine.options import RuntimeOptions
-from f2f.engine.types import ImageArray
-
-GreyFlow = Callable[[ImageArray, ImageArray], Any]
-"""(frame, its predecessor), grey [H, W] each -> flow [H, W, 2] px on the frame, pointing to the predecessor"""
 
 OPENCV_METHODS = ("dis-fast", "dis-medium", "farneback")
 _ENGINE_METHODS = ("auto", "dis", "demo")
-_MIN_SIDE_PX = 12
 
 
 def open_method(name: str, options: RuntimeOptions) -> Flow:
@@ -52,9 +45,9 @@ class ZeroFlow:
     description = "zero flow"
     fingerprint = "zero"
 
-    def __call__(self, images: list[ImageArray]) -> Tensor:
-        """K uint8 [H, W, 3] frames -> zeros [K-1, 2, H, W]."""
-        return torch.zeros(len(images) - 1, 2, *images[0].shape[:2])
+    def __call__(self, clips: Sequence[Clip]) -> Tensor:
+        """B clips of K frames -> zeros [B, K-1, 2, H, W]."""
+        return torch.zeros(len(clips), len(clips[0]) - 1, 2, *clips[0][0].shape[:2])
 
 
 class OpenCvFlow:
@@ -67,20 +60,14 @@ class OpenCvFlow:
         self.description = f"OpenCV {self._cv2.__version__} {name}"
         self.fingerprint = hashlib.sha256(self.description.encode()).hexdigest()
 
-    def __call__(self, images: list[ImageArray]) -> Tensor:
-        """K uint8 [H, W, 3] frames -> float32 [K-1, 2, H, W] px."""
-        if min(images[0].shape[:2]) < _MIN_SIDE_PX:
-            raise VideoError(
-                "network_failed", f"OpenCV's flow needs frames of {_MIN_SIDE_PX} px or more, got {images[0].shape[:2]}"
-            )
+    def __call__(self, clips: Sequence[Clip]) -> Tensor:
+        """B clips of K frames -> float32 [B, K-1, 2, H, W] px."""
         before = self._cv2.getNumThreads()
         self._cv2.setNumThreads(self._threads)
         try:
-            greys = [self._cv2.cvtColor(image, self._cv2.COLOR_RGB2GRAY) for image in images]  # [H, W] each
-            flows = [self._grey_flow(current, previous) for previous, current in pairwise(greys)]  # [H, W, 2] each
+            return grey_flows(clips, self._grey_flow)
         finally:
             self._cv2.setNumThreads(before)  # it is one number for the whole process
-        return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous()
 
 
 def _opencv(name: str) -> Any:

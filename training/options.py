@@ -184,6 +184,9 @@ class FlowExport:
     weights: Path | None = None
     """a released full-size PWC-Net: pwc_net.pth.tar (NVlabs), network-default.pytorch (sniklaus), or .safetensors;
     nothing in it is run; it is not part of f2f, and its licence excludes commercial use"""
+    fit: Literal["pad", "resize"] | None = None
+    """how frames come to multiples of 64 px: continued, or resized and the flow scaled back (default: pad; released
+    networks resize, as they were made to)"""
 
     def __post_init__(self) -> None:
         require(

@@ -187,34 +187,57 @@ def give_unit_variance(network: PWCNet, image: Tensor, other: Tensor) -> None:
 class FlowNetwork(nn.Module):
     """PWC-Net by the flow contract: RGB frames of any size in, flow between neighbours in px of that size out.
 
-    The way there and back is that of the released networks: bilinear with half-pixel centres (align_corners=False, as
-    cv2.resize) to multiples of 64, BGR 0..1 with no mean taken off, the flow at a quarter of that size × 20, resized to
-    the frames at one go, u and v rescaled by the ratio of sizes. Only NVlabs' rounding of resized frames to whole grey
-    values is left out (half a value at most). Released weights need standardised=False.
+    Frames go in as BGR 0..1 with no mean taken off; flow comes out at a quarter of the network's size, × 20. `padded`
+    frames are continued to multiples of 64 and keep their proportions. Else the way is that of the released networks:
+    resized there and back, bilinear with half-pixel centres (align_corners=False, as cv2.resize), u and v rescaled by
+    the ratio of sizes; only NVlabs' rounding of resized frames to whole grey values is left out (half a value at
+    most). Released weights need standardised=False.
     """
 
-    def __init__(self, network: PWCNet, standardised: bool = True) -> None:
+    def __init__(self, network: PWCNet, standardised: bool = True, padded: bool = True) -> None:
         super().__init__()
         self.network = network
-        self.standardised = standardised
+        self.standardised, self.padded = standardised, padded
 
     def forward(self, frames: Tensor) -> Tensor:
         """[B,K,3,H,W] RGB 0..1 -> [B,K-1,2,H,W]: flow k lives on the pixels of frame k+1 and points to frame k.
 
-        Frames are resized to multiples of 64 and pass the pyramid once, whichever pairs they are in.
+        Frames pass the pyramid once, whichever pairs they are in.
         """
         batch, count, _, height, width = frames.shape
-        grid_hw = (_round_up(height), _round_up(width))
         images = frames.reshape(batch * count, 3, height, width).flip(1)  # BGR, as the released weights expect
-        images = F.interpolate(images, size=grid_hw, mode="bilinear", align_corners=False)
-        pyramid = self.network.pyramid(standardise(images) if self.standardised else images)
+        images = standardise(images) if self.standardised else images
+        pyramid = self.network.pyramid(_padded(images) if self.padded else _resized(images))
         pair = torch.arange(batch * (count - 1), device=frames.device)
         earlier = pair + pair // (count - 1)  # its place among the B*K frames
         flow = self.network.decode(_pick(pyramid, earlier + 1), _pick(pyramid, earlier))[-1]  # [B*(K-1),2,H64/4,W64/4]
-        flow = F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=False)
-        x = flow[:, :1] * FLOW_UNIT_PX * width / grid_hw[1]
-        y = flow[:, 1:] * FLOW_UNIT_PX * height / grid_hw[0]
-        return torch.cat([x, y], 1).reshape(batch, count - 1, 2, height, width)
+        flow = _cropped(flow, height, width) if self.padded else _rescaled(flow, height, width)
+        return (FLOW_UNIT_PX * flow).reshape(batch, count - 1, 2, height, width)
+
+
+def _padded(images: Tensor) -> Tensor:
+    """[B,3,H,W] continued below and to the right to multiples of 64."""
+    height, width = images.shape[-2:]
+    return F.pad(images, [0, _round_up(width) - width, 0, _round_up(height) - height], mode="replicate")
+
+
+def _resized(images: Tensor) -> Tensor:
+    """[B,3,H,W] brought to multiples of 64."""
+    size_hw = (_round_up(images.shape[-2]), _round_up(images.shape[-1]))
+    return F.interpolate(images, size=size_hw, mode="bilinear", align_corners=False)
+
+
+def _cropped(flow: Tensor, height: int, width: int) -> Tensor:
+    """Flow [B,2,h/4,w/4] of padded frames of h×w -> [B,2,H,W]."""
+    return F.interpolate(flow, scale_factor=4.0, mode="bilinear", align_corners=False)[..., :height, :width]
+
+
+def _rescaled(flow: Tensor, height: int, width: int) -> Tensor:
+    """Flow [B,2,h/4,w/4] of resized frames of h×w -> [B,2,H,W], in px of that size."""
+    x = width / (4 * flow.shape[-1])
+    y = height / (4 * flow.shape[-2])
+    flow = F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=False)
+    return torch.cat([flow[:, :1] * x, flow[:, 1:] * y], 1)
 
 
 def standardise(images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from f2f.engine.errors import UsageError
 from f2f.training.card import NetworkCard
@@ -33,7 +33,7 @@ CONVERSION = """fetch it again, or, where you trust it and it can do no harm, co
   torch.save(dict(content.get("state_dict", content)), "weights.pth")"""
 
 
-def flow_from_released(path: Path) -> tuple[nn.Module, NetworkCard]:
+def flow_from_released(path: Path) -> tuple[FlowNetwork, NetworkCard]:
     """PWC-Net with released weights, fed as released."""
     tensors = _named_tensors(path, _read(path))
     network = PWCNet()
@@ -44,7 +44,7 @@ def flow_from_released(path: Path) -> tuple[nn.Module, NetworkCard]:
     network.load_state_dict(unused | {names[theirs]: value.float() for theirs, value in tensors.items()})
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     training = {"source": "released PWC-Net", "family": family, "weights_sha256": digest}
-    return FlowNetwork(network, standardised=False), NetworkCard("flow", training=training)
+    return FlowNetwork(network, standardised=False, padded=False), NetworkCard("flow", training=training)
 
 
 def _released_names(own: dict[str, Tensor]) -> dict[str, dict[str, str]]:
