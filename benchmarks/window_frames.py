@@ -4,8 +4,8 @@
     python benchmarks/window_frames.py real --videos DIR --truth DIR --classifier squeezenet.onnx
 
 `synthetic` renders the demo's crawl (18 videos) and labels it as it comes, with the bundled networks; `real` trusts
-the queries, takes 12 frames/s at 427 px and uses OpenCV's DIS flow. One window starts every 7 sampled frames,
-whatever K is. Writes benchmarks/results/window_frames_<world>.csv.
+the queries and takes 12 frames/s at 427 px, once with OpenCV's DIS flow and once with the bundled network's. One
+window starts every 7 sampled frames, whatever K is. Writes benchmarks/results/window_frames_<world>.csv.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from f2f.engine import (
 )
 
 FRAMES = (1, 2, 3, 5, 7)
+FLOWS = {"synthetic": ("demo",), "real": ("dis", "demo")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,11 @@ def main(options: Options) -> None:
     """Label the world once per K and write a row each."""
     with tempfile.TemporaryDirectory(prefix="f2f-") as folder:
         run, truth = _real(options) if options.world == "real" else _synthetic(options, Path(folder))
-        rows = [_row(options.world, frames, _labelled(run, frames, Path(folder), truth)) for frames in FRAMES]
+        rows = [
+            _row(options.world, frames, flow, _labelled(replace(run, flow=flow), frames, Path(folder), truth))
+            for frames in FRAMES
+            for flow in FLOWS[options.world]
+        ]
     print(write_rows(f"window_frames_{options.world}", rows).read_text(encoding="utf-8"))
 
 
@@ -65,7 +70,6 @@ def _real(options: Options) -> tuple[LabelOptions, Path]:
         source=str(options.videos),
         out=Path(),
         classifier=options.classifier,
-        flow="dis",
         decode=DecodeOptions(sample_fps=12, max_side=427),
         classify=ClassifyOptions(trust_query=True),
         cam=CamOptions(theta_f=options.theta_f),
@@ -80,22 +84,23 @@ def _synthetic(options: Options, folder: Path) -> tuple[LabelOptions, Path]:
     if not (crawl / "manifest.csv").exists():
         synth(SynthOptions(out=crawl, videos=18, images=0, seed=11))
     source, cam = str(crawl / "manifest.csv"), CamOptions(theta_f=options.theta_f)
-    run = LabelOptions(source=source, out=Path(), classifier=options.classifier, flow="demo", cam=cam)
+    run = LabelOptions(source=source, out=Path(), classifier=options.classifier, cam=cam)
     return run, crawl / "truth"
 
 
 def _labelled(run: LabelOptions, frames: int, folder: Path, truth: Path) -> MaskEvaluation:
-    out = folder / f"labels-{frames}"
+    out = folder / f"labels-{run.flow}-{frames}"
     window = WindowOptions(window_frames=frames, window_stride=7, windows="all")
     label(replace(run, out=out, window=window))
     return evaluate_masks(out, truth)
 
 
-def _row(world: str, frames: int, scores: MaskEvaluation) -> dict[str, object]:
+def _row(world: str, frames: int, flow: str, scores: MaskEvaluation) -> dict[str, object]:
     mean = scores.mean
     return {
         "world": world,
         "window_frames": frames,
+        "flow": flow,
         "iou": f"{mean.iou:.3f}",
         "precision": f"{mean.precision:.3f}",
         "recall": f"{mean.recall:.3f}",

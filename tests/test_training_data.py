@@ -16,7 +16,7 @@ from f2f.training import layers, pairs
 from f2f.training.data import TrainingImages, read_tagged_images
 from f2f.training.evaluate import average_precision, evaluate_cams, evaluate_classifier, evaluate_flow
 from f2f.training.layers import draw_layers_pair, layer_pairs
-from f2f.training.pairs import Pair, PairDataset, augment, fill_cache, load_pair, save_pair
+from f2f.training.pairs import CachedPairs, Pair, PairDataset, augment, fill_cache, load_pair, save_pair
 from f2f.training.textures import draw_texture
 
 
@@ -106,7 +106,7 @@ def test_cache_is_filled_once_and_completed(tmp_path: Path, monkeypatch: pytest.
 
 def test_samples_depend_on_seed_and_index_alone(pair: Pair, tmp_path: Path) -> None:
     save_pair(tmp_path / "pair.npz", pair)
-    dataset = PairDataset([], [tmp_path / "pair.npz"], 1.0, (64, 64), seed=1)
+    dataset = PairDataset([CachedPairs([], [tmp_path / "pair.npz"], 1.0).draw], (64, 64), seed=1)
     torch.testing.assert_close(dataset[7], dataset[7])
     assert not torch.equal(dataset[7][0], dataset[8][0])
 

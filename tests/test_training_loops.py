@@ -17,7 +17,7 @@ from f2f.training.checkpoint import read_network
 from f2f.training.evaluate import evaluate_flow, flow_predictor
 from f2f.training.layers import draw_layers_pair
 from f2f.training.losses import multiscale_flow_loss
-from f2f.training.options import ClassifierTraining, FlowTraining
+from f2f.training.options import ClassifierTraining, FlowTraining, Schedule
 from f2f.training.pairs import PairDataset
 from f2f.training.pwcnet import FlowNetwork, PWCNet, standardise
 from f2f.training.train import train_classifier, train_flow
@@ -70,10 +70,11 @@ def test_flow_learns_a_pair() -> None:
     assert errors.network_all < 0.5 * errors.zero_all
 
 
-def _flow_options(folder: Path) -> FlowTraining:
+def _flow_options(folder: Path, schedule: Schedule) -> FlowTraining:
     return FlowTraining(
         out=folder / "run",
-        cache=folder / "pairs",
+        schedule=schedule,
+        cache=folder.parent / "pairs",
         steps=4,
         batch_size=1,
         crop_height_px=64,
@@ -87,11 +88,12 @@ def _flow_options(folder: Path) -> FlowTraining:
     )
 
 
+@pytest.mark.parametrize("schedule", ["one-cycle", "halving"])
 def test_interrupted_flow_training_goes_on_as_if_it_had_not_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: Schedule
 ) -> None:
     monkeypatch.setattr(pairs, "FRAME_HW", (64, 96))
-    whole = read_network(train_flow(_flow_options(tmp_path / "whole")), "flow")
+    whole = read_network(train_flow(_flow_options(tmp_path / "whole", schedule)), "flow")
 
     read = PairDataset.__getitem__
 
@@ -100,7 +102,7 @@ def test_interrupted_flow_training_goes_on_as_if_it_had_not_stopped(
             raise OSError("the machine stopped")
         return read(self, index)
 
-    options = _flow_options(tmp_path / "parts")
+    options = _flow_options(tmp_path / "parts", schedule)
     with monkeypatch.context() as patch:
         patch.setattr(PairDataset, "__getitem__", stopping)
         with pytest.raises(OSError, match="the machine stopped"):

@@ -7,17 +7,21 @@ its last checkpoint sees what it would have seen.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from PIL import Image
 from torch import Tensor, nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.utils import flow_to_image
 
 from f2f.training.classifier import CamClassifier
+from f2f.training.flow_metrics import endpoint_error, outliers
 from f2f.training.losses import classifier_loss, matching_loss, multiscale_flow_loss
 from f2f.training.options import ClassifierTraining, FlowTraining
 from f2f.training.pwcnet import FLOW_UNIT_PX, PWCNet, standardise
@@ -26,6 +30,10 @@ Sample = tuple[Tensor, Tensor]
 FASTER = 10.0
 MATCHING_SHARE = 0.4
 """of the training, in which the matching loss fades out"""
+HALVED_AT_SIXTHS = (2, 3, 4, 5)
+"""of all steps: PWC-Net's S_long at .4, .6, .8, 1.0 of 1.2 million, and S_fine at .2, .3, .4, .5 of 0.6 million"""
+WHITE_ERROR_PX = 5.0
+"""end-point error that pictures show as white"""
 
 
 class _Remaining(Sampler[int]):
@@ -62,7 +70,7 @@ class Samples(LightningDataModule):
 
 
 class _Loop(LightningModule):
-    """AdamW on a one-cycle schedule over all steps."""
+    """AdamW, on a one-cycle schedule over all steps if the kind of training has no other."""
 
     def __init__(self, network: nn.Module, options: ClassifierTraining | FlowTraining) -> None:
         super().__init__()
@@ -81,8 +89,14 @@ class _Loop(LightningModule):
             groups.append({"params": [value], "weight_decay": decay if value.dim() > 1 else 0.0})
             rates.append(rate * FASTER if id(value) in faster else rate)
         optimiser = AdamW(groups, lr=rate, betas=(0.9, 0.99))
-        schedule = OneCycleLR(optimiser, rates, total_steps=self.options.steps + 1, pct_start=0.1, cycle_momentum=False)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {
+            "optimizer": optimiser,
+            "lr_scheduler": {"scheduler": self.schedule(optimiser, rates), "interval": "step"},
+        }
+
+    def schedule(self, optimiser: Optimizer, rates: list[float]) -> LRScheduler:
+        """How the learning rates of the parameter groups go on."""
+        return OneCycleLR(optimiser, rates, total_steps=self.options.steps + 1, pct_start=0.1, cycle_momentum=False)
 
 
 class ClassifierLoop(_Loop):
@@ -106,7 +120,19 @@ class ClassifierLoop(_Loop):
 
 
 class FlowLoop(_Loop):
-    """Flow from pairs: multi-scale end-point error, at first with the matching loss beside it."""
+    """Flow from pairs: multi-scale error, at first with the matching loss beside it.
+
+    Logs, over the pixels whose flow is known, `epe_px` and `outliers` (KITTI's Fl: the share that is more than 3 px and
+    more than 5 % off) of the finest flow at the crop's size, and `zero_epe_px`, what no flow at all would have.
+    """
+
+    options: FlowTraining
+
+    def schedule(self, optimiser: Optimizer, rates: list[float]) -> LRScheduler:
+        """One cycle, or halved four times."""
+        if self.options.schedule == "one-cycle":
+            return super().schedule(optimiser, rates)
+        return MultiStepLR(optimiser, [-(-self.options.steps * sixths // 6) for sixths in HALVED_AT_SIXTHS], gamma=0.5)
 
     def training_step(self, batch: Sample, batch_index: int) -> Tensor:
         """Frames [B,2,3,h,w] RGB and flow [B,3,h,w] -> loss."""
@@ -115,17 +141,71 @@ class FlowLoop(_Loop):
         network = cast(PWCNet, self.network)
         first, second = (network.pyramid(_prepared(frames[:, place])) for place in (0, 1))
         flows = network.decode(first, second)
-        loss = flow_loss = multiscale_flow_loss(flows, true, known)
-        guidance = 1 - self.global_step / (MATCHING_SHARE * self.options.steps)
-        if guidance > 0:
-            match_loss = matching_loss(first, second, true, known)
-            self.log("matching_loss", match_loss)
-            loss = loss + guidance * match_loss
-        coarse = nn.functional.avg_pool2d(true, 4)
-        error_px = (flows[-1].detach() * FLOW_UNIT_PX - coarse).norm(dim=1).mean()
-        self.log_dict({"flow_loss": flow_loss, "zero_epe_px": coarse.norm(dim=1).mean()})
-        self.log("epe_px", error_px, prog_bar=True)
+        found = upsampled(flows[-1].detach())
+        self._log_errors(found, true, known)
+        if self.options.picture_steps and (self.global_step + 1) % self.options.picture_steps == 0:
+            self._save_picture(flow_picture(frames[0], true[0], found[0], known[0, 0]))
+        return self._flow_loss(flows, true, known) + self._guidance(first, second, true, known)
+
+    def _flow_loss(self, flows: list[Tensor], true: Tensor, known: Tensor) -> Tensor:
+        least_known = 0.0 if "kitti" in self.options.dataset else 0.5  # one pixel in five is known there
+        loss = multiscale_flow_loss(flows, true, known, self.options.loss, least_known)
+        self.log("flow_loss", loss)
         return loss
+
+    def _guidance(self, first: list[Tensor], second: list[Tensor], true: Tensor, known: Tensor) -> Tensor | float:
+        """The matching loss, less and less of it."""
+        share = 1 - self.global_step / (MATCHING_SHARE * self.options.steps)
+        if share <= 0:
+            return 0.0
+        loss = matching_loss(first, second, true, known)
+        self.log("matching_loss", loss)
+        return share * loss
+
+    def _log_errors(self, found: Tensor, true: Tensor, known: Tensor) -> None:
+        """`found`, `true` [B,2,h,w] px, `known` [B,1,h,w]."""
+        here, there = found.transpose(0, 1), true.transpose(0, 1)  # [2,B,h,w]
+        where = known[:, 0]
+        values = {"outliers": outliers(here, there), "zero_epe_px": there.norm(dim=0)}
+        self.log_dict({name: _mean_where(value, where) for name, value in values.items()})
+        self.log("epe_px", _mean_where(endpoint_error(here, there), where), prog_bar=True)
+
+    def _save_picture(self, picture: Tensor) -> None:
+        """Write [3,h,w] to OUT/pictures, by the number of this step, and to TensorBoard."""
+        step = self.global_step + 1
+        folder = self.options.out / "pictures"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"step-{step:06d}.png")
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                board: Any = logger.experiment
+                board.add_image("pair", picture, step)
+
+
+def upsampled(flow: Tensor) -> Tensor:
+    """The finest flow [B,2,h/4,w/4] in units of 20 px -> [B,2,h,w] px."""
+    return nn.functional.interpolate(flow * FLOW_UNIT_PX, scale_factor=4.0, mode="bilinear", align_corners=False)
+
+
+def _mean_where(values: Tensor, where: Tensor) -> Tensor:
+    """Mean of [B,h,w] where `where` is 1 and not 0; 0 where it nowhere is."""
+    return (values * where).sum() / where.sum().clamp_min(1)
+
+
+def flow_picture(frames: Tensor, true: Tensor, found: Tensor, known: Tensor) -> Tensor:
+    """Frames [2,3,h,w] 0..1, flows [2,h,w] px, where the true one is known [h,w] in {0,1} -> uint8 [3,h,5w] RGB.
+
+    Side by side: first and second frame, true and found flow in Middlebury's colours, of which the fullest is the
+    longest true flow, and their difference, white at 5 px. True flow and difference are black where nothing is known.
+    """
+    frames, true, found, known = (value.detach().float().cpu() for value in (frames, true, found, known))
+    longest_px = (true * known).norm(dim=0).max().clamp_min(1e-3)
+    found = found.nan_to_num()  # a picture must not stop a training that goes astray
+    found_short = found * (longest_px / found.norm(dim=0).clamp_min(1e-6)).clamp_max(1)
+    colours = flow_to_image(torch.stack([true * known, found_short])).float()  # [2,3,h,w] 0..255
+    error = (endpoint_error(found, true) / WHITE_ERROR_PX).clamp_max(1) * known
+    panels = [*(frames * 255), colours[0] * known, colours[1], (error * 255).expand(3, -1, -1)]
+    return torch.cat(panels, 2).round().to(torch.uint8)
 
 
 def _prepared(frames: Tensor) -> Tensor:

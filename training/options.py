@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -13,6 +13,9 @@ from f2f.engine.options import RuntimeOptions
 
 Accelerator = Literal["auto", "cpu", "gpu"]
 Precision = Literal["bf16", "fp32"]
+FlowDataset = Literal["generated", "chairs", "things", "sintel", "kitti"]
+FlowLoss = Literal["epe", "robust"]
+Schedule = Literal["one-cycle", "halving"]
 
 
 def require(condition: bool, message: str) -> None:
@@ -85,10 +88,15 @@ class ClassifierTraining:
 
 @dataclass(frozen=True, kw_only=True)
 class FlowTraining:
-    """Train PWC-Net on pairs of frames with exact flow, rendered as needed."""
+    """Train PWC-Net on pairs of frames with exact flow, rendered as needed or of a public data set."""
 
     out: Path
-    """folder for the pair cache, checkpoints, logs and the trained network (network.pt)"""
+    """folder for the pair cache, checkpoints, logs, pictures and the trained network (network.pt)"""
+    dataset: tuple[FlowDataset, ...] = ("generated",)
+    """what to train on; of several, each is drawn from equally often, and one that is given twice twice as often;
+    chairs: FlyingChairs, things: FlyingThings3D, kitti: KITTI 2015"""
+    root: Path | None = None
+    """folder that holds FlyingChairs/, FlyingThings3D/, Sintel/ or KittiFlow/, laid out as torchvision reads them"""
     steps: int = 3000
     """optimiser steps"""
     stop_at_step: int = 0
@@ -100,7 +108,12 @@ class FlowTraining:
     crop_width_px: int = 320
     """width of the training crop, pixels (a multiple of 64)"""
     learning_rate: float = 6e-4
-    """peak learning rate of the one-cycle schedule"""
+    """peak of the one-cycle schedule; what the halving schedule begins with"""
+    schedule: Schedule = "one-cycle"
+    """of the learning rate; halving: constant but halved at 1/3, 1/2, 2/3 and 5/6 of STEPS, as PWC-Net's S_long on
+    chairs (from 1e-4, 1.2 million steps) and S_fine on things (from 1e-5, 0.6 million)"""
+    loss: FlowLoss = "epe"
+    """epe: end-point error; robust: (|du| + |dv| + 0.01)^0.4, the paper's for fine-tuning; both at all five levels"""
     weight_decay: float = 1e-4
     """AdamW weight decay"""
     width: float = 0.25
@@ -117,6 +130,8 @@ class FlowTraining:
     """share of the training pairs taken from the textured layers instead of the scenes, 0..1"""
     checkpoint_steps: int = 200
     """steps between checkpoints; an interrupted run goes on from the last one"""
+    picture_steps: int = 500
+    """steps between pictures of a pair with its true and its found flow, OUT/pictures/step-000500.png, … (0: none)"""
     start_from: Path | None = None
     """network.pt whose weights training starts from, of the same width (default: random weights)"""
     cache: Path | None = None
@@ -139,10 +154,26 @@ class FlowTraining:
             require(side > 0 and side % 64 == 0, f"{name} is {side}; accepted: a multiple of 64")
         _positive(checkpoint_steps=self.checkpoint_steps)
         _check_stop(self.stop_at_step, self.steps)
+        require(self.picture_steps >= 0, f"picture-steps is {self.picture_steps}; accepted: 0 (none) or more")
+        self._check_dataset()
         share = self.layer_share
         require(0 <= share <= 1, f"layer-share is {share}; accepted: 0 (scenes only) to 1 (layers only)")
         require(self.scenes > 0 or share == 1, f"scenes is {self.scenes}; accepted: at least 1, or --layer-share 1")
         require(self.layer_pairs > 0 or share == 0, f"layer-pairs is {self.layer_pairs}; give 1 or --layer-share 0")
+
+    def _check_dataset(self) -> None:
+        accepted = "accepted: " + ", ".join(get_args(FlowDataset))
+        require(bool(self.dataset), f"dataset is empty; {accepted}")
+        unknown = sorted(set(self.dataset) - set(get_args(FlowDataset)))
+        require(not unknown, f"dataset is {', '.join(unknown)}; {accepted}")
+        stored = [name for name in self.dataset if name != "generated"]
+        require(
+            self.root is not None or not stored,
+            f"dataset is {' '.join(stored)} and no --root is given; give the folder that holds the data set",
+        )
+        require(
+            self.root is None or bool(stored), f"root is {self.root}, and dataset generated reads none; give --dataset"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ Letters: H, W frame size, h, w crop size.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -42,10 +42,13 @@ class Pair:
     """[H,W,2], on the pixels of `first`, pointing to `second`"""
     visible: NDArray[np.bool_]
     """[H,W], where the point is also seen in `second`"""
+    known: NDArray[np.bool_] | None = None
+    """[H,W], where flow is given; None: everywhere"""
 
 
 def save_pair(path: Path, pair: Pair) -> None:
-    """Write one pair; flow to 1/64 px."""
+    """Write one pair whose flow is known everywhere; flow to 1/64 px."""
+    assert pair.known is None
     flow = (pair.flow_xy_px * FLOW_STEPS_PER_PX).round().clip(-32768, 32767).astype(np.int16)
     partial_path = path.with_name(f".{path.name}.{os.getpid()}")
     with partial_path.open("wb") as file:
@@ -110,20 +113,36 @@ class FlowSample:
     """[3,h,w]: x, y in px on the first frame, and 1 where they are known"""
 
 
+Draw = Callable[[np.random.Generator], Pair]
+
+
+@dataclass(frozen=True)
+class CachedPairs:
+    """What `fill_cache` has rendered."""
+
+    rendered: Sequence[Path]
+    layered: Sequence[Path]
+    layered_share: float
+    """share of the pairs that come from `layered`, 0..1"""
+
+    def draw(self, rng: np.random.Generator) -> Pair:
+        """Any pair."""
+        files = self.layered if rng.random() < self.layered_share else self.rendered
+        return load_pair(files[int(rng.integers(len(files)))])
+
+
 class PairDataset(Dataset[tuple[Tensor, Tensor]]):
     """Augmented crops, drawn by (seed, index) alone: the same index gives the same sample on every run."""
 
-    def __init__(
-        self, rendered: list[Path], layered: list[Path], layered_share: float, crop_hw: tuple[int, int], seed: int
-    ) -> None:
-        self.rendered, self.layered, self.layered_share = rendered, layered, layered_share
-        self.crop_hw, self.seed = crop_hw, seed
+    def __init__(self, sources: Sequence[Draw], crop_hw: tuple[int, int], seed: int) -> None:
+        """`sources` are drawn from equally often."""
+        self.sources, self.crop_hw, self.seed = sources, crop_hw, seed
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Frames [2,3,h,w] and flow [3,h,w] as in FlowSample."""
         rng = np.random.default_rng((self.seed, index))
-        files = self.layered if rng.random() < self.layered_share else self.rendered
-        sample = augment(load_pair(files[int(rng.integers(len(files)))]), self.crop_hw, rng)
+        place = int(rng.integers(len(self.sources))) if len(self.sources) > 1 else 0
+        sample = augment(self.sources[place](rng), self.crop_hw, rng)
         return sample.frames, sample.flow
 
 
@@ -191,12 +210,14 @@ def _unit(place: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _sample_flow(pair: Pair, place: Tensor) -> tuple[Tensor, Tensor]:
-    """Nearest flow [h,w,2] px of the source at [h,w,2], and [h,w] 1 where `place` is inside the source frame."""
+    """Nearest flow [h,w,2] px of the source at [h,w,2], and [h,w] 1 where it is known and inside the source frame."""
     height, width = pair.first.shape[:2]
     x, y = place.round().long().unbind(-1)
     known = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    flow = torch.from_numpy(pair.flow_xy_px)[y.clamp(0, height - 1), x.clamp(0, width - 1)]
-    return flow, known.float()
+    x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    if pair.known is not None:
+        known &= torch.from_numpy(pair.known)[y, x]
+    return torch.from_numpy(pair.flow_xy_px)[y, x], known.float()
 
 
 def _recolour(frames: Tensor, rng: np.random.Generator) -> Tensor:

@@ -12,23 +12,33 @@ given again:
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
 
+from f2f.engine.classify import to_tensor
 from f2f.engine.errors import UsageError
+from f2f.engine.flow import Clip, Flow
 from f2f.training.checkpoint import OWN_DEFAULTS, read_network, save_network
 from f2f.training.classifier import CamClassifier
 from f2f.training.data import TaggedImages, TrainingImages, read_image, read_tagged_images
 from f2f.training.evaluate import evaluate_classifier, evaluate_flow, flow_predictor
+from f2f.training.flow_datasets import FlowFolder, open_flow_dataset
+from f2f.training.flow_eval import score_pairs
+from f2f.training.flow_methods import ZeroFlow
 from f2f.training.imagenet import load_weights
 from f2f.training.layers import layer_pairs
 from f2f.training.options import ClassifierTraining, FlowTraining
-from f2f.training.pairs import PairDataset, fill_cache, load_pair, scene_pairs
+from f2f.training.pairs import CachedPairs, Draw, PairDataset, fill_cache, load_pair, scene_pairs
 from f2f.training.pwcnet import FlowNetwork, PWCNet, give_unit_variance, standardise
 
 if TYPE_CHECKING:
@@ -38,6 +48,10 @@ PRECISIONS: dict[str, Literal["bf16-mixed", "32-true"]] = {"bf16": "bf16-mixed",
 """our names and Lightning's"""
 PAIRS_PER_SCENE = 4
 HELD_OUT_SCENES = 24
+HELD_OUT_PAIRS = 200
+"""of a public data set, at most"""
+SHAPELESS = ("accelerator", "picture_steps", "resume")
+"""options that change nothing about the network"""
 HELD_OUT_SEED = 1_000_003
 """added to the seed: scenes that training never sees"""
 
@@ -69,26 +83,52 @@ def train_flow(options: FlowTraining) -> Path:
     _require_extra()
     from f2f.training.loops import FlowLoop, Samples
 
-    dataset, held_out = _flow_data(options)
+    data = _flow_data(options)
     torch.manual_seed(options.seed)
     network = PWCNet(options.width, options.dense, options.reach)
     if options.start_from is not None:
         load_weights(network, read_network(options.start_from, "flow")["state_dict"], options.start_from)
     elif not _resumed_from(options):
-        frames = torch.stack([dataset[number][0] for number in range(options.batch_size)]).flip(2)  # [B,2,3,h,w] BGR
+        samples = [data.training[number] for number in range(options.batch_size)]
+        frames = torch.stack([frames for frames, _ in samples]).flip(2)  # [B,2,3,h,w] BGR
         give_unit_variance(network, standardise(frames[:, 0]), standardise(frames[:, 1]))
     network.to(memory_format=torch.channels_last)
-    _fit(FlowLoop(network, options), Samples(dataset, options), options, PRECISIONS[options.precision])
-    predict = flow_predictor(FlowNetwork(network.eval()))
-    quality = evaluate_flow(predict, map(load_pair, held_out), with_dis=False).as_dict()
-    facts = _facts(options) | {"held_out_epe_px": {name: value for name, value in quality.items() if value == value}}
+    _fit(FlowLoop(network, options), Samples(data.training, options), options, PRECISIONS[options.precision])
+    facts = _facts(options) | _flow_quality(FlowNetwork(network.eval()), data)
     path = options.out / "network.pt"
     shape = {"width": options.width, "dense": options.dense, "reach": options.reach}
     save_network(path, "flow", network, **shape, training=facts)
     return path
 
 
-def _flow_data(options: FlowTraining) -> tuple[PairDataset, list[Path]]:
+@dataclass(frozen=True)
+class _FlowData:
+    """What a flow training reads."""
+
+    training: PairDataset
+    rendered: list[Path]
+    """pairs of the cache that training never sees"""
+    folders: dict[str, FlowFolder]
+    """pairs of the public data sets that training never sees"""
+
+
+def _flow_data(options: FlowTraining) -> _FlowData:
+    """Open the data sets, and draw what the cache lacks."""
+    stored: dict[str, tuple[FlowFolder, FlowFolder]] = {}
+    for name in sorted({*options.dataset} - {"generated"}):
+        assert options.root is not None
+        stored[name] = open_flow_dataset(name, options.root)
+    draws: dict[str, Draw] = {name: folder.draw for name, (folder, _) in stored.items()}
+    rendered: list[Path] = []
+    if "generated" in options.dataset:
+        cached, rendered = _generated_pairs(options)
+        draws["generated"] = cached.draw
+    crop_hw = (options.crop_height_px, options.crop_width_px)
+    training = PairDataset([draws[name] for name in options.dataset], crop_hw, options.seed)
+    return _FlowData(training, rendered, {name: held_out for name, (_, held_out) in stored.items()})
+
+
+def _generated_pairs(options: FlowTraining) -> tuple[CachedPairs, list[Path]]:
     """Draw what the cache lacks: training pairs, and files of held-out pairs."""
     cache = options.cache or options.out / "pairs"
     scenes = options.scenes if options.layer_share < 1 else 0
@@ -103,22 +143,55 @@ def _flow_data(options: FlowTraining) -> tuple[PairDataset, list[Path]]:
     source = scene_pairs if scenes else layer_pairs
     name = f"held-out-{seed}" if scenes else f"held-out-layers-{seed}"
     held_out = fill_cache(cache / name, source, seed, HELD_OUT_SCENES if scenes else 2, 2, options.workers)
-    crop_hw = (options.crop_height_px, options.crop_width_px)
-    return PairDataset(rendered, layered, options.layer_share, crop_hw, options.seed), held_out
+    return CachedPairs(rendered, layered, options.layer_share), held_out
+
+
+def _flow_quality(network: FlowNetwork, data: _FlowData) -> dict[str, Any]:
+    """Errors on pairs that training has not seen."""
+    facts: dict[str, Any] = {}
+    if data.rendered:
+        quality = evaluate_flow(flow_predictor(network), map(load_pair, data.rendered), with_dis=False).as_dict()
+        facts["held_out_epe_px"] = {name: value for name, value in quality.items() if value == value}
+    methods: dict[str, Flow] = {"network": _TrainedFlow(network), "zero": ZeroFlow()}
+    for name, folder in data.folders.items():
+        scores = score_pairs(name, methods, folder.spread(HELD_OUT_PAIRS))
+        facts[f"held_out_{name}"] = {"pairs": scores[0].pairs} | {
+            score.method: {"epe_px": round(score.epe_px, 3), "fl_percent": round(score.fl_percent, 3)}
+            for score in scores
+        }
+    return facts
+
+
+class _TrainedFlow:
+    """A network in memory by the engine's contract of flow."""
+
+    description = "the trained network"
+    fingerprint = "trained"
+
+    def __init__(self, network: FlowNetwork) -> None:
+        self._network = network
+
+    def __call__(self, clips: Sequence[Clip]) -> Tensor:
+        """B clips of K frames -> float32 [B,K-1,2,H,W] px."""
+        frames = torch.stack([to_tensor(list(clip)) for clip in clips])  # [B,K,3,H,W]
+        with torch.inference_mode():
+            flow: Tensor = self._network(frames)
+        return flow
 
 
 def _require_extra() -> None:
-    try:
-        import lightning  # noqa: F401
-    except ImportError as error:
-        raise UsageError("training needs Lightning, which is not installed; pip install 'f2f[train]'") from error
+    for module, name in (("lightning", "Lightning"), ("tensorboard", "TensorBoard")):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UsageError(f"training needs {name}, which is not installed; pip install 'f2f[train]'") from error
 
 
 def _fit(
     loop: Any, samples: Samples, options: ClassifierTraining | FlowTraining, precision: Literal["bf16-mixed", "32-true"]
 ) -> None:
     from lightning.pytorch import Trainer
-    from lightning.pytorch.loggers import CSVLogger
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = Trainer(
@@ -128,15 +201,24 @@ def _fit(
         max_steps=options.stop_at_step or options.steps,
         max_epochs=1,
         gradient_clip_val=20.0,
-        logger=CSVLogger(options.out, name="logs", version=""),
+        logger=[kind(options.out, name="logs", version="") for kind in (CSVLogger, TensorBoardLogger)],
         log_every_n_steps=20,
         callbacks=[_checkpoints(options)],
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _plain_errors():
         warnings.filterwarnings("ignore", module=r"lightning\.")  # advice on workers, logging intervals, old folders
         trainer.fit(loop, samples, ckpt_path=_resumed_from(options), weights_only=True)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Loaders hand on what was raised in a worker as a traceback in words; of wrong usage only its own words remain."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(str(error).rstrip().rpartition("UsageError: ")[2]) from error
 
 
 def _resumed_from(options: ClassifierTraining | FlowTraining) -> Path | None:
@@ -154,7 +236,8 @@ def _checkpoints(options: ClassifierTraining | FlowTraining) -> Any:
 
 def _facts(options: ClassifierTraining | FlowTraining) -> dict[str, Any]:
     """What the exported network says about its training: the options that shape it, no paths."""
+    kept = (int, float, str, tuple)
     shaping = {
-        name: value for name, value in vars(options).items() if isinstance(value, (int, float)) and name != "resume"
+        name: value for name, value in vars(options).items() if isinstance(value, kept) and name not in SHAPELESS
     }
     return {"options": shaping, "torch": str(torch.__version__)}
