@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from record import write_rows
 
-from f2f.engine.cam import Activation
+from f2f.engine.cam import Activation, MultiScaleCams
 from f2f.engine.classify import Classifier, to_tensor
 from f2f.engine.decode import DecodeState, sample_frames
 from f2f.engine.evaluate import MaskScores, overlap
@@ -47,7 +47,7 @@ def _row(network: str, measure: str, bundled: float) -> dict[str, object]:
 def _classifier_rows(crawl: Path) -> list[dict[str, object]]:
     classifier = Classifier.open("demo", RuntimeOptions())
     theta_f = classifier.info.defaults.get("theta_f", 0.2)
-    activation = Activation(classifier, CamOptions().scales, theta_f)
+    activation = Activation(MultiScaleCams(classifier, CamOptions().scales), theta_f)
     names = classifier.info.classes
     scores: list[npt.NDArray[np.float32]] = []
     tags: list[list[bool]] = []

@@ -1,4 +1,4 @@
-"""What the number of frames K does to masks: recall, precision, IoU of the last frame's mask.
+"""What the number of frames K does to masks by the paper's rule: recall, precision, IoU of the last frame's mask.
 
     python benchmarks/window_frames.py synthetic
     python benchmarks/window_frames.py real --videos DIR --truth DIR --classifier squeezenet.onnx
@@ -24,6 +24,7 @@ from f2f.engine import (
     DecodeOptions,
     LabelOptions,
     MaskEvaluation,
+    RuleOptions,
     WindowOptions,
     evaluate_masks,
     label,
@@ -73,6 +74,7 @@ def _real(options: Options) -> tuple[LabelOptions, Path]:
         decode=DecodeOptions(sample_fps=12, max_side=427),
         classify=ClassifyOptions(trust_query=True),
         cam=CamOptions(theta_f=options.theta_f),
+        aggregation=RuleOptions(rule="paper"),
     )
     return run, options.truth
 
@@ -84,7 +86,9 @@ def _synthetic(options: Options, folder: Path) -> tuple[LabelOptions, Path]:
     if not (crawl / "manifest.csv").exists():
         synth(SynthOptions(out=crawl, videos=18, images=0, seed=11))
     source, cam = str(crawl / "manifest.csv"), CamOptions(theta_f=options.theta_f)
-    run = LabelOptions(source=source, out=Path(), classifier=options.classifier, cam=cam)
+    run = LabelOptions(
+        source=source, out=Path(), classifier=options.classifier, cam=cam, aggregation=RuleOptions(rule="paper")
+    )
     return run, crawl / "truth"
 
 

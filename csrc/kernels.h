@@ -59,4 +59,14 @@ void compose_labels(const std::int32_t* bits, const std::int64_t* classes, const
 void minimum_barrier(const float* channels, float* distance, std::int64_t images, std::int64_t depth,
                      std::int64_t height, std::int64_t width, std::int64_t passes, int threads);
 
+// Parameters of the dense CRF: standard deviations in px and, of colours, in units of 1/255.
+struct CrfOptions {
+    std::int64_t steps;
+    float gaussian_px, gaussian_weight, bilateral_px, bilateral_rgb, bilateral_weight;
+};
+
+// unary float32 [images, labels, height, width], image float32 [images, 3, height, width] -> probabilities as unary.
+void crf_refine(const float* unary, const float* image, float* probabilities, std::int64_t images, std::int64_t labels,
+                std::int64_t height, std::int64_t width, const CrfOptions& options, int threads);
+
 }  // namespace f2f

@@ -75,6 +75,13 @@ void minimum_barrier(Address channels, Address distance, std::int64_t images, st
     f2f::minimum_barrier(at<const float>(channels), at<float>(distance), images, depth, height, width, passes, threads);
 }
 
+void crf_refine(Address unary, Address image, Address probabilities, const Sizes& sizes, std::int64_t steps,
+                const std::array<float, 5>& numbers, int threads) {
+    const f2f::CrfOptions options{steps, numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]};
+    f2f::crf_refine(at<const float>(unary), at<const float>(image), at<float>(probabilities), sizes[0], sizes[1],
+                    sizes[2], sizes[3], options, threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -88,6 +95,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("cost_volume_backward_f64", &cost_volume_backward<double>, without_gil);
     m.def("compose_labels", &compose_labels, without_gil);
     m.def("minimum_barrier", &minimum_barrier, without_gil);
+    m.def("crf_refine", &crf_refine, without_gil);
     m.def("usable_isas", &f2f::usable_isas);
     m.def("use_isa", &f2f::use_isa);
     m.def("isa", [] { return std::string(f2f::rows().name); });

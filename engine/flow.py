@@ -19,7 +19,7 @@ from f2f.engine.resize import pad_multiple
 from f2f.engine.runtimes.network import Network
 from f2f.engine.runtimes.open import open_network
 from f2f.engine.stage import StageClock, per_batch
-from f2f.engine.types import ActiveWindow, ImageArray, MovingWindow, VideoEnd
+from f2f.engine.types import ActiveWindow, ImageArray, MovingSoftWindow, MovingWindow, SoftWindow, VideoEnd
 
 _OPENCV_MIN_SIDE_PX = 12
 Clip = Sequence[ImageArray]
@@ -133,5 +133,20 @@ def follow(
         none = torch.zeros(len(clips), 0, 2, height, width)
         flows = flow(clips) if len(clips[0]) > 1 else none  # [B, K-1, 2, H, W]
         return [MovingWindow(active.window, active.bits, found) for active, found in zip(together, flows, strict=True)]
+
+    yield from per_batch("flow", work, windows, options.batch_windows, clock)
+
+
+def follow_both_ways(
+    windows: Iterator[SoftWindow | VideoEnd], flow: Flow, options: FlowOptions, clock: StageClock
+) -> Iterator[MovingSoftWindow | VideoEnd]:
+    """The K-1 flows of every window and the way back; none for K = 1."""
+
+    def work(together: Sequence[SoftWindow]) -> list[MovingSoftWindow]:
+        clips = [[frame.image for frame in soft.window.frames] for soft in together]
+        none = torch.zeros(len(clips), 0, 2, *together[0].window.size_hw)
+        there, back = both_ways(flow, clips) if len(clips[0]) > 1 else (none, none)  # [B, K-1, 2, H, W] each
+        found = zip(together, there, back, strict=True)
+        return [MovingSoftWindow(soft.window, soft.maps, onward, returned) for soft, onward, returned in found]
 
     yield from per_batch("flow", work, windows, options.batch_windows, clock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,9 @@ import numpy.typing as npt
 from f2f.engine.files import machine_errors
 from f2f.engine.picture import contact_sheet
 from f2f.engine.stage import StageClock
-from f2f.engine.types import ImageArray, MovingWindow, VideoEnd, Window
+from f2f.engine.types import ImageArray, MovingSoftWindow, MovingWindow, VideoEnd, Window
+
+Moving = TypeVar("Moving", MovingWindow, MovingSoftWindow)
 
 _CELL_PX = 240
 _WHEEL_PLACES = (0, 15, 21, 25, 36, 49, 55)
@@ -30,17 +33,17 @@ def flow_colours(flow_xy_px: npt.NDArray[np.floating], longest_px: float) -> Ima
 
 
 def picture_flow(
-    windows: Iterator[MovingWindow | VideoEnd], folder: Path, name: Callable[[Window], str], clock: StageClock
-) -> Iterator[MovingWindow | VideoEnd]:
+    windows: Iterator[Moving | VideoEnd], folder: Path, name: Callable[[Window], str], clock: StageClock
+) -> Iterator[Moving | VideoEnd]:
     """The same items; writes <folder>/flow/<name>.png for every window: its frames, and the flow of each below it."""
     for item in windows:
-        if isinstance(item, MovingWindow):
+        if not isinstance(item, VideoEnd):
             with clock.busy("pictures"):
                 _save(item, folder / "flow" / f"{name(item.window)}.png")
         yield item
 
 
-def _save(moving: MovingWindow, path: Path) -> None:
+def _save(moving: MovingWindow | MovingSoftWindow, path: Path) -> None:
     flows = moving.flow_xy_px.numpy()  # [K-1, 2, H, W]
     longest_px = float(np.quantile(np.hypot(flows[:, 0], flows[:, 1]), 0.995)) if len(flows) else 0.0
     height, width = moving.window.size_hw

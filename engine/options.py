@@ -117,7 +117,7 @@ class CamOptions:
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25)
     """sizes, as factors of the frame's, at which CAMs are computed, each also mirrored"""
     theta_f: float | None = None
-    """a pixel is active above this share of its class's peak (default: the network's own, else 0.2)"""
+    """rule paper: a pixel is active above this share of its class's peak (default: the network's own, else 0.2)"""
 
     def __post_init__(self) -> None:
         ok = len(self.scales) > 0 and all(0 < scale <= 4 and math.isfinite(scale) for scale in self.scales)
@@ -141,10 +141,33 @@ class BackgroundOptions:
     """Which pixels are called background (paper §3.4)."""
 
     theta_b: float | None = None
-    """a pixel of no class is background where its saliency is below this (default: the network's own, else 0.12)"""
+    """rule paper: a pixel of no class is background where its saliency is below this (default: the network's own, else
+    0.12)"""
 
     def __post_init__(self) -> None:
         _unit_interval("theta_b", self.theta_b)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleOptions:
+    """How the frames of a window become one mask."""
+
+    rule: Literal["paper", "f2f"] = "f2f"
+    """paper: unite thresholded activation along the flow (eq. 1), background by saliency (§3.4); f2f: weigh soft
+    activation by consistency of the flow and by motion of its own, then let a dense CRF follow the image's edges"""
+    theta: float = 0.22
+    """rule f2f: share of a class's strongest evidence at which a pixel is as likely the class as not"""
+    sure: float = 0.5
+    """rule f2f: a pixel whose likeliest label has a lower probability is ignored"""
+    confidence: bool = False
+    """rule f2f: also write voc/Confidence/<id>.png, the probability of every pixel's label (255: certain)"""
+
+    def __post_init__(self) -> None:
+        _require(self.rule in {"paper", "f2f"}, "rule", self.rule, "paper or f2f")
+        _require(0 < self.theta < 1, "theta", self.theta, "a number between 0 and 1")
+        _unit_interval("sure", self.sure)
+        has_probabilities = self.rule == "f2f"
+        _require(has_probabilities or not self.confidence, "confidence", f"with --rule {self.rule}", "--rule f2f")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +208,7 @@ class RuntimeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOptions:
-    """Everything `label` needs; three fields have no default, the rest is as in the paper."""
+    """Everything `label` needs; three fields have no default."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """folder <query>/**/*.mp4, or a .csv, .jsonl or .parquet manifest with a row per video"""
@@ -196,7 +219,7 @@ class LabelOptions:
     flow: str = "auto"
     """optical flow: a network file, dis (OpenCV), demo (bundled), auto (dis where OpenCV is installed, else demo)"""
     saliency: str = "classical"
-    """foreground prior for the background rule: classical (weight-free), none, or a network file"""
+    """rule paper: foreground prior that decides background: classical (weight-free), none, or a network file"""
     sources: SourceOptions = field(default_factory=SourceOptions)
     decode: DecodeOptions = field(default_factory=DecodeOptions)
     classify: ClassifyOptions = field(default_factory=ClassifyOptions)
@@ -204,6 +227,7 @@ class LabelOptions:
     cam: CamOptions = field(default_factory=CamOptions)
     motion: FlowOptions = field(default_factory=FlowOptions)
     background: BackgroundOptions = field(default_factory=BackgroundOptions)
+    aggregation: RuleOptions = field(default_factory=RuleOptions)
     write: WriteOptions = field(default_factory=WriteOptions)
     runtimes: RuntimeOptions = field(default_factory=RuntimeOptions)
 

@@ -12,18 +12,20 @@ import torch
 
 from f2f.engine.aggregate import aggregate
 from f2f.engine.background import Saliency, decide_background, open_saliency
-from f2f.engine.cam import Activation, activate
+from f2f.engine.cam import Activation, MultiScaleCams, activate, activate_softly
 from f2f.engine.classify import Classifier, classify, without_scores
 from f2f.engine.errors import MachineError, UsageError
-from f2f.engine.flow import Flow, follow, open_flow
+from f2f.engine.evidence import weigh
+from f2f.engine.flow import Flow, follow, follow_both_ways, open_flow
 from f2f.engine.flow_picture import picture_flow
 from f2f.engine.options import LabelOptions, pinned
 from f2f.engine.pool import DecodePool
 from f2f.engine.records import MaskRecord, Summary, VideoRecord
+from f2f.engine.refine import refine
 from f2f.engine.run import Run, locked, open_run
 from f2f.engine.source import class_of_query, printable, read_query_map, read_source
 from f2f.engine.stage import StageClock
-from f2f.engine.types import Frame, InputRow, VideoEnd
+from f2f.engine.types import Frame, InputRow, LabelledWindow, VideoEnd, Window
 from f2f.engine.window import find_windows
 from f2f.engine.write import ShardWriter, write
 
@@ -117,7 +119,7 @@ def run_shards(
     rows = [number for shard in shards for number in run.shard_rows(shard)]
     progress = Progress(len(run.rows), settled=len(run.rows) - len(rows))
     known = {number: channel for number, channel in queries.items() if channel is not None}
-    writer = ShardWriter(run, known, lambda _: _count_commit(progress))
+    writer = ShardWriter(run, known, lambda _: _count_commit(progress), options.aggregation.confidence)
     try:
         _refuse_unusable(rows, run, known, writer, progress)
         usable = [(number, run.rows[number]) for number in rows if number in known and not run.rows[number].problem]
@@ -144,20 +146,52 @@ def _stages(
     writer: ShardWriter,
     clock: StageClock,
 ) -> Iterator[MaskRecord | VideoRecord]:
-    """decode -> classify -> window -> cam -> flow -> aggregate -> background -> write."""
+    """decode -> classify -> window -> what the rule does -> write."""
     if networks.tau is None and options.window.windows != "best":
         scored = without_scores(frames)
     else:
         scored = classify(frames, networks.classifier, options.classify, clock)
     windows = find_windows(scored, queries, networks.tau, options.window, enough=pool.cancel)
-    activation = Activation(networks.classifier, options.cam.scales, networks.theta_f)
-    active = activate(windows, activation, clock)
+    cams = MultiScaleCams(networks.classifier, options.cam.scales)
+    if options.aggregation.rule == "f2f":
+        labelled = _by_evidence(windows, cams, networks, options, writer, clock)
+    else:
+        labelled = _by_the_paper(windows, cams, networks, options, writer, clock)
+    return write(labelled, writer, clock)
+
+
+def _by_the_paper(
+    windows: Iterator[Window | VideoEnd],
+    cams: MultiScaleCams,
+    networks: Networks,
+    options: LabelOptions,
+    writer: ShardWriter,
+    clock: StageClock,
+) -> Iterator[LabelledWindow | VideoEnd]:
+    """cam -> flow -> aggregate -> background."""
+    active = activate(windows, Activation(cams, networks.theta_f), clock)
     moving = follow(active, networks.flow, options.motion, clock)
     if options.write.debug_dir:
         moving = picture_flow(moving, options.write.debug_dir, writer.name, clock)
     united = aggregate(moving, clock)
-    labelled = decide_background(united, networks.saliency, clock)
-    return write(labelled, writer, clock)
+    return decide_background(united, networks.saliency, clock)
+
+
+def _by_evidence(
+    windows: Iterator[Window | VideoEnd],
+    cams: MultiScaleCams,
+    networks: Networks,
+    options: LabelOptions,
+    writer: ShardWriter,
+    clock: StageClock,
+) -> Iterator[LabelledWindow | VideoEnd]:
+    """cam -> flow, both ways -> aggregate -> refine."""
+    soft = activate_softly(windows, cams, clock)
+    moving = follow_both_ways(soft, networks.flow, options.motion, clock)
+    if options.write.debug_dir:
+        moving = picture_flow(moving, options.write.debug_dir, writer.name, clock)
+    evident = weigh(moving, clock)
+    return refine(evident, options.aggregation.theta, options.aggregation.sure, clock)
 
 
 def _decisive(options: LabelOptions, networks: Networks, query_map: Mapping[str, str]) -> dict[str, Any]:

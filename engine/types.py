@@ -185,9 +185,42 @@ class AggregatedWindow:
 
 
 @dataclass(frozen=True)
+class SoftWindow:
+    """A window with the activation of every pixel, before any threshold."""
+
+    window: Window
+    maps: Tensor
+    """float32 [K, P, H, W] in 0..1: the share of its frame's and class's peak"""
+
+
+@dataclass(frozen=True)
+class MovingSoftWindow:
+    """Activation and the flow between the frames, both ways."""
+
+    window: Window
+    maps: Tensor
+    """float32 [K, P, H, W]"""
+    flow_xy_px: Tensor
+    """float32 [K-1, 2, H, W]: flow[k] lives on frame k+1 and points to frame k"""
+    return_xy_px: Tensor
+    """float32 [K-1, 2, H, W]: return[k] lives on frame k and points to frame k+1"""
+
+
+@dataclass(frozen=True)
+class EvidentWindow:
+    """What speaks for each class at each pixel of the last frame."""
+
+    window: Window
+    evidence: Tensor
+    """float32 [P, H, W] in 0..1: the share of the class's peak"""
+
+
+@dataclass(frozen=True)
 class LabelledWindow:
     """The mask of a window's last frame."""
 
     window: Window
     labels: ImageArray
     """uint8 [H, W]: 0 background, c+1 for class c of the network, 255 ignore"""
+    confidence: ImageArray | None = None
+    """uint8 [H, W]: probability of the most likely of background and classes, 255 = certain"""

@@ -22,7 +22,7 @@ from f2f.engine.run import Run
 from f2f.engine.stage import StageClock
 from f2f.engine.types import BACKGROUND, IGNORE, ImageArray, LabelledWindow, VideoEnd, Window
 
-_FRAMES, _MASKS = "JPEGImages", "SegmentationClass"
+_FRAMES, _MASKS, _CONFIDENCE = "JPEGImages", "SegmentationClass", "Confidence"
 _JPEG_QUALITY = 95
 
 
@@ -61,6 +61,13 @@ def encode_mask(labels: ImageArray) -> bytes:
     return stream.getvalue()
 
 
+def encode_grey(values: ImageArray) -> bytes:
+    """Grey PNG of uint8 values [H, W]."""
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "PNG", compress_level=6)
+    return stream.getvalue()
+
+
 def encode_frame(pixels: ImageArray) -> bytes:
     """JPEG of a uint8 RGB frame [H, W, 3]."""
     stream = io.BytesIO()
@@ -72,10 +79,15 @@ class ShardWriter:
     """Collects the masks and records of open shards and commits each when its last video has ended."""
 
     def __init__(
-        self, run: Run, queries: Mapping[int, int], on_commit: Callable[[ShardRecord], None] = lambda _: None
+        self,
+        run: Run,
+        queries: Mapping[int, int],
+        on_commit: Callable[[ShardRecord], None] = lambda _: None,
+        confidence: bool = False,
     ) -> None:
-        """`queries` maps a video to the channel of its query's class."""
+        """`queries` maps a video to the channel of its query's class; `confidence`: a map of it beside every mask."""
         self._run, self._queries, self._on_commit = run, queries, on_commit
+        self._suffixes = {_FRAMES: ".jpg", _MASKS: ".png"} | ({_CONFIDENCE: ".png"} if confidence else {})
         self._masks: dict[int, list[MaskRecord]] = {}
         self._videos: dict[int, VideoRecord] = {}
         self._shard_of = {row: shard for shard in run.pending_shards() for row in run.shard_rows(shard)}
@@ -89,11 +101,12 @@ class ShardWriter:
         record = self._mask_record(labelled)
         staging = self._staging(labelled.window.video)
         frame = labelled.window.frames[-1].image
-        files = {
-            f"{_FRAMES}/{record.id}.jpg": encode_frame(frame),
-            f"{_MASKS}/{record.id}.png": encode_mask(labelled.labels),
-        }
-        for name, data in files.items():
+        content = {_FRAMES: encode_frame(frame), _MASKS: encode_mask(labelled.labels)}
+        if _CONFIDENCE in self._suffixes:
+            assert labelled.confidence is not None, "the rule gives it"
+            content[_CONFIDENCE] = encode_grey(labelled.confidence)
+        for folder, data in content.items():
+            name = f"{folder}/{record.id}{self._suffixes[folder]}"
             with machine_errors(staging / name):
                 (staging / name).parent.mkdir(parents=True, exist_ok=True)
                 (staging / name).write_bytes(data)
@@ -127,7 +140,7 @@ class ShardWriter:
         videos = tuple(self._videos.pop(row) for row in rows)
         masks = tuple(mask for row in rows for mask in sorted(self._masks.pop(row, []), key=lambda mask: mask.id))
         staging = self._run.out / ".staging" / f"{shard:06d}"
-        for folder, suffix in ((_FRAMES, ".jpg"), (_MASKS, ".png")):
+        for folder, suffix in self._suffixes.items():
             target = self._run.out / "voc" / folder
             with machine_errors(target):
                 target.mkdir(parents=True, exist_ok=True)
@@ -143,8 +156,8 @@ class ShardWriter:
 
     def _drop_masks(self, video: int) -> None:
         for mask in self._masks.pop(video, []):
-            for name in (f"{_FRAMES}/{mask.id}.jpg", f"{_MASKS}/{mask.id}.png"):
-                (self._staging(video) / name).unlink(missing_ok=True)
+            for folder, suffix in self._suffixes.items():
+                (self._staging(video) / folder / f"{mask.id}{suffix}").unlink(missing_ok=True)
 
     def _mask_record(self, labelled: LabelledWindow) -> MaskRecord:
         window, labels = labelled.window, labelled.labels

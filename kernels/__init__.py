@@ -14,25 +14,34 @@ if TYPE_CHECKING:
         activate_cams,
         compose_labels,
         cost_volume,
+        crf_refine,
         minimum_barrier,
         warp_cost_volume,
         warp_union,
     )
     from f2f.kernels.reference import pack_planes, unpack_planes
+    from f2f.kernels.reference_soft import soft_union
 
 __all__ = [
     "activate_cams",
     "backend_in_use",
     "compose_labels",
     "cost_volume",
+    "crf_refine",
     "minimum_barrier",
     "pack_planes",
+    "soft_union",
     "unpack_planes",
     "warp_cost_volume",
     "warp_union",
 ]
 
-_HOME = {"backend_in_use": "dispatch", "pack_planes": "reference", "unpack_planes": "reference"}
+_HOME = {
+    "backend_in_use": "dispatch",
+    "pack_planes": "reference",
+    "soft_union": "reference_soft",
+    "unpack_planes": "reference",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -10,6 +10,8 @@ from torch import Tensor
 BITS_PER_WORD = 32
 MAX_CLASSES = 254  # label 0 is background and 255 is ignore
 
+MIN_DEVIATION = 0.05  # px: neighbours are then 20 deviations apart, and exp(-200) is 0 in float32
+
 
 def words_for(planes: int) -> int:
     """How many int32 words carry `planes` bit planes."""
@@ -56,6 +58,18 @@ def check_warp_union(bits: Tensor, flow_xy_px: Tensor) -> None:
         raise ValueError(f"bits is {list(bits.shape)}, K = 0 frames; accepted: K >= 1; give at least one frame")
     check_shape("flow_xy_px", flow_xy_px, (clips, frames - 1, 2, height, width), "[B,K-1,2,H,W] of bits")
     check_same_device(bits=bits, flow_xy_px=flow_xy_px)
+
+
+def check_soft_union(maps: Tensor, flow_xy_px: Tensor, return_xy_px: Tensor) -> None:
+    """Refuse what `soft_union` cannot take."""
+    check_tensor("maps", maps, "B K P H W", torch.float32)
+    clips, frames, _, height, width = maps.shape
+    if frames < 1:
+        raise ValueError(f"maps is {list(maps.shape)}, K = 0 frames; accepted: K >= 1; give at least one frame")
+    for name, flow in (("flow_xy_px", flow_xy_px), ("return_xy_px", return_xy_px)):
+        check_tensor(name, flow, "B K-1 2 H W", torch.float32)
+        check_shape(name, flow, (clips, frames - 1, 2, height, width), "[B,K-1,2,H,W] of maps")
+    check_same_device(maps=maps, flow_xy_px=flow_xy_px, return_xy_px=return_xy_px)
 
 
 def check_cams(cams: Sequence[Tensor], flips: Sequence[bool], classes: Tensor, size_hw: tuple[int, int]) -> None:
@@ -133,6 +147,38 @@ def check_barrier(channels: Tensor, passes: int) -> None:
     check_tensor("channels", channels, "B C H W", torch.float32)
     if passes < 1:
         raise ValueError(f"passes is {passes}; accepted: 1 or more sweeps; the paper uses 3")
+
+
+def check_crf(
+    unary: Tensor,
+    image: Tensor,
+    steps: int,
+    gaussian_px: float,
+    gaussian_weight: float,
+    bilateral_px: float,
+    bilateral_rgb: float,
+    bilateral_weight: float,
+) -> None:
+    """Refuse what `crf_refine` cannot take."""
+    check_tensor("unary", unary, "B L H W", torch.float32)
+    check_tensor("image", image, "B 3 H W", torch.float32)
+    windows, labels, height, width = unary.shape
+    check_shape("image", image, (windows, 3, height, width), "B, H and W of unary, and RGB")
+    if labels < 1:
+        raise ValueError(f"unary is {list(unary.shape)}, L = 0 labels; accepted: L >= 1; give an energy per label")
+    check_same_device(unary=unary, image=image)
+    if steps < 0:
+        raise ValueError(f"steps is {steps}; accepted: 0 or more; 5 to 10 are usual")
+    deviations = {"gaussian_px": gaussian_px, "bilateral_px": bilateral_px, "bilateral_rgb": bilateral_rgb}
+    for name, value in deviations.items():
+        if not MIN_DEVIATION <= value < torch.inf:
+            raise ValueError(
+                f"{name} is {value}; accepted: {MIN_DEVIATION} or more; give a standard deviation in px, or of colours "
+                "in units of 0..255"
+            )
+    for name, value in {"gaussian_weight": gaussian_weight, "bilateral_weight": bilateral_weight}.items():
+        if not 0 <= value < torch.inf:
+            raise ValueError(f"{name} is {value}; accepted: 0 or more; 0 leaves the kernel out")
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -30,6 +30,7 @@ VERSIONS: dict[str, tuple[str, ...]] = {
     "warp_cost_volume": (CPP, TRITON, TORCH),
     "compose_labels": (CPP, TRITON, TORCH),
     "minimum_barrier": (CPP, TORCH),
+    "crf_refine": (CPP, TORCH),
 }
 
 _log = logging.getLogger(__name__)

@@ -145,6 +145,34 @@ def minimum_barrier(channels: Tensor, passes: int = 3, *, threads: int = 0) -> T
     return distance
 
 
+def crf_refine(
+    unary: Tensor,
+    image: Tensor,
+    *,
+    steps: int = 5,
+    gaussian_px: float = 3.0,
+    gaussian_weight: float = 3.0,
+    bilateral_px: float = 60.0,
+    bilateral_rgb: float = 8.0,
+    bilateral_weight: float = 5.0,
+    threads: int = 0,
+) -> Tensor:
+    """C++ version of `f2f.kernels.crf_refine`: the bilateral kernel by the permutohedral lattice, an approximation.
+
+    The Gaussian kernel ends at four standard deviations. The result does not depend on the number of threads.
+    """
+    options = (gaussian_px, gaussian_weight, bilateral_px, bilateral_rgb, bilateral_weight)
+    checks.check_crf(unary, image, steps, *options)
+    _check_cpu("unary", unary)
+    energies, colours = unary.detach().contiguous(), image.detach().contiguous()
+    probabilities = torch.empty(unary.shape, dtype=torch.float32)
+    _extension().crf_refine(
+        energies.data_ptr(), colours.data_ptr(), probabilities.data_ptr(),
+        [*unary.shape], steps, options, _threads(threads),
+    )  # fmt: skip
+    return probabilities
+
+
 def _cost_volume(f1: Tensor, f2: Tensor, flow_xy_px: Tensor | None, reach: int, threads: int) -> Tensor:
     checks.check_features(f1, f2, reach, flow_xy_px)
     _check_cpu("f1", f1)

@@ -79,6 +79,27 @@ def minimum_barrier(channels: Tensor, passes: int = 3) -> Tensor:
     return distance
 
 
+def crf_refine(
+    unary: Tensor,
+    image: Tensor,
+    *,
+    steps: int = 5,
+    gaussian_px: float = 3.0,
+    gaussian_weight: float = 3.0,
+    bilateral_px: float = 60.0,
+    bilateral_rgb: float = 8.0,
+    bilateral_weight: float = 5.0,
+) -> Tensor:
+    """Label probabilities refined along an image's edges by a dense CRF: float32 [B, L, H, W] -> [B, L, H, W].
+
+    `unary` holds energies -log p, `image` float32 [B, 3, H, W] RGB of 0..1, `bilateral_rgb` is in units of 0..255. No
+    gradient: the result is detached. Defined by `reference.crf_refine`; the C++ version comes near it by a lattice.
+    """
+    numbers = (gaussian_px, gaussian_weight, bilateral_px, bilateral_rgb, bilateral_weight)
+    probabilities: Tensor = _crf_refine(unary.detach(), image.detach(), steps, *numbers)
+    return probabilities
+
+
 def _version(operator: str, tensor: Tensor, suffix: str = "") -> Callable[..., Any]:
     return dispatch.implementation(operator, tensor.device.type, suffix)
 
@@ -191,6 +212,39 @@ def _minimum_barrier(channels: Tensor, passes: int) -> Tensor:
 def _minimum_barrier_shape(channels: Tensor, passes: int) -> Tensor:
     del passes
     return channels.new_empty((channels.shape[0], *channels.shape[2:]))
+
+
+@torch.library.custom_op("f2f::crf_refine", mutates_args=())
+def _crf_refine(
+    unary: Tensor,
+    image: Tensor,
+    steps: int,
+    gaussian_px: float,
+    gaussian_weight: float,
+    bilateral_px: float,
+    bilateral_rgb: float,
+    bilateral_weight: float,
+) -> Tensor:
+    probabilities: Tensor = _version("crf_refine", unary)(
+        unary, image, steps=steps, gaussian_px=gaussian_px, gaussian_weight=gaussian_weight,
+        bilateral_px=bilateral_px, bilateral_rgb=bilateral_rgb, bilateral_weight=bilateral_weight,
+    )  # fmt: skip
+    return probabilities
+
+
+@_crf_refine.register_fake
+def _crf_refine_shape(
+    unary: Tensor,
+    image: Tensor,
+    steps: int,
+    gaussian_px: float,
+    gaussian_weight: float,
+    bilateral_px: float,
+    bilateral_rgb: float,
+    bilateral_weight: float,
+) -> Tensor:
+    del image, steps, gaussian_px, gaussian_weight, bilateral_px, bilateral_rgb, bilateral_weight
+    return unary.new_empty(unary.shape)
 
 
 def _remember_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -26,6 +26,7 @@ from f2f.engine.options import (
     ClassifyOptions,
     DecodeOptions,
     LabelOptions,
+    RuleOptions,
     RuntimeOptions,
     SourceOptions,
     WindowOptions,
@@ -258,6 +259,8 @@ class Setup:
     flow: str = ""
     classifier: str = ""
     scales: tuple[float, ...] = (1.0,)
+    rule: str = "paper"
+    confidence: bool = False
     sources: SourceOptions = field(default_factory=SourceOptions)
 
     def options(self, source: Path, out: Path, networks: TinyNetworks) -> LabelOptions:
@@ -283,6 +286,7 @@ class Setup:
                 max_windows=self.max_windows,
             ),
             cam=CamOptions(scales=self.scales, theta_f=self.theta_f),
+            aggregation=RuleOptions(rule=self.rule, confidence=self.confidence),  # type: ignore[arg-type]  # as above
             write=WriteOptions(shard_videos=self.shard_videos),
             runtimes=RuntimeOptions(threads=1),
         )
@@ -293,7 +297,20 @@ def flags(networks: TinyNetworks, *more: str) -> list[str]:
     return [
         *("--classifier", str(networks.classifier), "--flow", str(networks.flow), "--saliency", "none"),
         *("--decoders", "1", "--max-side", "96", "--window-frames", "3", "--window-stride", "3", "--windows", "all"),
-        *("--scales", "1.0", "--batch-frames", "4", "--shard-videos", "2", "--threads", "1", "--tau", "0.9"),
+        *(
+            "--rule",
+            "paper",
+            "--scales",
+            "1.0",
+            "--batch-frames",
+            "4",
+            "--shard-videos",
+            "2",
+            "--threads",
+            "1",
+            "--tau",
+            "0.9",
+        ),
         *more,
     ]
 

@@ -135,6 +135,36 @@ def test_classical_saliency_and_dis(videos: Path, tmp_path: Path, networks: Tiny
     assert (summary.ok, summary.masks) == (6, 6)
 
 
+def test_rule_f2f_writes_masks_and_confidence(videos: Path, tmp_path: Path, networks: TinyNetworks) -> None:
+    setup = Setup(rule="f2f", confidence=True, max_windows=2)
+    summary = label(setup.options(videos, tmp_path / "out", networks))
+    assert (summary.ok, summary.masks) == (6, 12)
+    for mask in masks(tmp_path / "out"):
+        labels = np.asarray(Image.open(tmp_path / "out" / "voc" / "SegmentationClass" / f"{mask['id']}.png"))
+        confidence = np.asarray(Image.open(tmp_path / "out" / "voc" / "Confidence" / f"{mask['id']}.png"))
+        assert confidence.shape == labels.shape == (64, 96)
+        assert set(np.unique(labels)) <= {0, CLASSES.index(mask["query"]) + 1}
+        assert confidence.min() >= 127, "the likelier of two labels"
+    again = replace(setup, decoders=2).options(videos, tmp_path / "again", networks)
+    label(again)
+    assert contents(tmp_path / "again") == contents(tmp_path / "out")
+
+
+def test_unsure_pixels_are_ignored(videos: Path, tmp_path: Path, networks: TinyNetworks) -> None:
+    options = Setup(rule="f2f", confidence=True, max_windows=1).options(videos, tmp_path / "out", networks)
+    label(replace(options, aggregation=replace(options.aggregation, sure=0.9)))
+    for mask in masks(tmp_path / "out"):
+        labels = np.asarray(Image.open(tmp_path / "out" / "voc" / "SegmentationClass" / f"{mask['id']}.png"))
+        confidence = np.asarray(Image.open(tmp_path / "out" / "voc" / "Confidence" / f"{mask['id']}.png")) / 255
+        assert (labels[confidence < 0.895] == 255).all()
+        assert (labels[confidence > 0.905] != 255).all()
+
+
+def test_confidence_needs_rule_f2f() -> None:
+    with pytest.raises(UsageError, match="--confidence with --rule paper is not accepted; accepted: --rule f2f"):
+        Setup(rule="paper", confidence=True).options(Path(), Path(), TinyNetworks(Path(), Path(), Path()))
+
+
 def test_trusted_query_needs_no_scores(videos: Path, tmp_path: Path, networks: TinyNetworks) -> None:
     label(Setup(trust_query=True).options(videos, tmp_path / "out", networks))
     assert {mask["scores"] for mask in masks(tmp_path / "out")} == {None}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from f2f.engine.aggregate import aggregate
 from f2f.engine.background import Saliency, decide_background, open_saliency
-from f2f.engine.cam import Activation, activate
+from f2f.engine.cam import Activation, MultiScaleCams, activate
 from f2f.engine.classify import Classifier, classify, to_tensor, without_scores
 from f2f.engine.errors import NetworkError, UsageError, VideoError
 from f2f.engine.flow import DisFlow, NetworkFlow, both_ways, follow, open_flow
@@ -148,7 +148,7 @@ def test_without_scores() -> None:
 
 
 def active(classifier: Classifier, shown: Window, scales: tuple[float, ...] = (1.0,)) -> Tensor:
-    (item,) = activate(iter([shown]), Activation(classifier, scales, 0.4), StageClock())
+    (item,) = activate(iter([shown]), Activation(MultiScaleCams(classifier, scales), 0.4), StageClock())
     assert isinstance(item, ActiveWindow)
     return unpack_planes(item.bits, len(shown.classes))  # [K, P, H, W]
 

@@ -1,4 +1,4 @@
-"""The demo: render a small crawl, label it with the bundled networks, score the masks, draw a contact sheet."""
+"""The demo: render a small crawl, label it by both rules with the bundled networks, score the masks, draw them."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ import time
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
 
-from f2f.engine.cam import Activation
+from f2f.engine.cam import Activation, MultiScaleCams
 from f2f.engine.errors import UsageError
 from f2f.engine.evaluate import evaluate_masks, truth_file
-from f2f.engine.options import LabelOptions
+from f2f.engine.options import LabelOptions, RuleOptions
 from f2f.engine.picture import contact_sheet, overlay
 from f2f.engine.pipeline import label, open_networks
 from f2f.engine.progress import print_summary, show_progress
-from f2f.engine.records import MaskRecord, VideoRecord, read_shards
+from f2f.engine.records import MaskRecord, Summary, VideoRecord, read_shards
 from f2f.engine.types import Frame, ImageArray, Window
 from f2f.kernels import compose_labels
 from f2f.training.synth import CLASSES, SynthOptions, synth
 
-_HEADINGS = ("frame", "CAM of this frame alone", "union over K frames", "exact mask")
+_HEADINGS = ("frame", "CAM of this frame alone", "rule paper: union over K frames", "rule f2f", "exact mask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,21 +65,28 @@ def demo(options: DemoOptions) -> int:
     """Render a small crawl, label it, score it, draw a picture of it."""
     console = Console()
     crawl, labels = options.out / "crawl", options.out / "labels"
+    by_rule: dict[Literal["paper", "f2f"], Path] = {"paper": options.out / "labels-paper", "f2f": labels}
     with _step(console, f"1/4 render {options.videos} videos of a synthetic web into {crawl}"):
         if not crawl.exists():
             _render(crawl, options)
     run = LabelOptions(source=str(crawl / "manifest.csv"), out=labels, classifier="demo", flow="demo")
-    with _step(console, f"2/4 label them with the bundled networks into {labels}"), show_progress() as on_progress:
-        summary = label(run, on_progress)
-    print_summary(summary, console)
+    summaries = [_label(run, rule, out, console) for rule, out in by_rule.items()]
     with _step(console, "3/4 compare the masks with the exact ones"):
-        scores = evaluate_masks(labels, crawl / "truth")
-    scores.print_table(console)
+        for rule, out in by_rule.items():
+            console.print(f"rule {rule}")
+            evaluate_masks(out, crawl / "truth").print_table(console)
     sheet = options.out / "contact_sheet.png"
     with _step(console, "4/4 draw a contact sheet"):
-        _draw(labels, crawl / "truth", run, options.rows).save(sheet)
+        _draw(list(by_rule.values()), crawl / "truth", run, options.rows).save(sheet)
     console.print(f"masks:   {labels / 'voc' / 'SegmentationClass'}\npicture: {sheet}", soft_wrap=True)
-    return summary.exit_code
+    return max(summary.exit_code for summary in summaries)
+
+
+def _label(run: LabelOptions, rule: Literal["paper", "f2f"], out: Path, console: Console) -> Summary:
+    with _step(console, f"2/4 label them by the rule {rule} into {out}"), show_progress() as on_progress:
+        summary = label(replace(run, out=out, aggregation=RuleOptions(rule=rule)), on_progress)
+    print_summary(summary, console)
+    return summary
 
 
 def _render(crawl: Path, options: DemoOptions) -> None:
@@ -97,13 +105,13 @@ def _step(console: Console, text: str) -> Iterator[None]:
     console.print(f"    {time.perf_counter() - start:.0f} s")
 
 
-def _draw(labels: Path, truth: Path, run: LabelOptions, rows: int) -> Image.Image:
-    """The contact sheet of a labelled crawl."""
-    names: list[str] = json.loads((labels / "run.json").read_text(encoding="utf-8"))["classes"]
+def _draw(runs: Sequence[Path], truth: Path, run: LabelOptions, rows: int) -> Image.Image:
+    """The contact sheet of a crawl labelled several times."""
+    names: list[str] = json.loads((runs[0] / "run.json").read_text(encoding="utf-8"))["classes"]
     networks = open_networks(run)
-    activation = Activation(networks.classifier, run.cam.scales, networks.theta_f)
-    samples = _choose(labels, truth, rows)
-    pictures = [_row(labels, truth, sample, names, activation) for sample in samples]
+    activation = Activation(MultiScaleCams(networks.classifier, run.cam.scales), networks.theta_f)
+    samples = _choose(runs[-1], truth, rows)
+    pictures = [_row(runs, truth, sample, names, activation) for sample in samples]
     return contact_sheet(_HEADINGS, pictures, [_caption(sample.mask) for sample in samples])
 
 
@@ -129,18 +137,18 @@ def _choose(labels: Path, truth: Path, rows: int) -> list[_Sample]:
 
 
 def _row(
-    labels: Path, truth: Path, sample: _Sample, names: Sequence[str], activation: Activation
-) -> tuple[ImageArray, ImageArray, ImageArray, ImageArray]:
-    """Frame, single-frame CAM mask, union, exact mask."""
+    runs: Sequence[Path], truth: Path, sample: _Sample, names: Sequence[str], activation: Activation
+) -> list[ImageArray]:
+    """Frame, single-frame CAM mask, the mask of every run, exact mask."""
     mask = sample.mask
-    frame = np.asarray(Image.open(labels / "voc" / "JPEGImages" / f"{mask.id}.jpg"))
-    union = np.asarray(Image.open(labels / "voc" / "SegmentationClass" / f"{mask.id}.png"))
+    frame = np.asarray(Image.open(runs[0] / "voc" / "JPEGImages" / f"{mask.id}.jpg"))
+    masks = [np.asarray(Image.open(run / "voc" / "SegmentationClass" / f"{mask.id}.png")) for run in runs]
     path = truth_file(truth, mask, sample.video)
     assert path is not None, "samples have a truth"
     exact = Image.open(path).resize((frame.shape[1], frame.shape[0]), Image.Resampling.NEAREST)
     single = _single_frame_mask(frame, [names.index(name) for name in mask.classes], activation)
     recoloured = _run_labels(names)[np.asarray(exact)]
-    return frame, overlay(frame, single), overlay(frame, union), overlay(frame, recoloured)
+    return [frame, *(overlay(frame, labels) for labels in (single, *masks, recoloured))]
 
 
 def _run_labels(names: Sequence[str]) -> ImageArray:

@@ -163,12 +163,31 @@ void run_minimum_barrier(Case& stored, int threads) {
     expect_same("distance", distance, wanted);
 }
 
+// The lattice comes near the definition; on any number of threads it is as near.
+void run_crf_refine(Case& stored, int threads) {
+    const Size images = stored.sizes[0], labels = stored.sizes[1], height = stored.sizes[2], width = stored.sizes[3];
+    const auto unary = stored.read<float>(images * labels * height * width);
+    const auto image = stored.read<float>(images * 3 * height * width);
+    const auto numbers = stored.read<float>(5);
+    const auto wanted = stored.read<float>(unary.size());
+    const f2f::CrfOptions options{stored.sizes[4], numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]};
+    std::vector<float> alone(unary.size()), made(unary.size());
+    f2f::crf_refine(unary.data(), image.data(), alone.data(), images, labels, height, width, options, 1);
+    f2f::crf_refine(unary.data(), image.data(), made.data(), images, labels, height, width, options, threads);
+    expect_same("the result on several threads", made, alone);
+    double off = 0;
+    for (std::size_t i = 0; i < wanted.size(); ++i) off += std::abs(made[i] - wanted[i]);
+    if (!(off <= 0.02 * static_cast<double>(wanted.size())))
+        throw std::runtime_error("probabilities are off by " + std::to_string(off / wanted.size()) + " on average");
+}
+
 void run(Case& stored, int threads) {
     const bool warped = stored.operation.rfind("warp_cost", 0) == 0;
     if (stored.operation == "warp_union") return run_warp_union(stored, threads);
     if (stored.operation == "activate_cams") return run_activate_cams(stored, threads);
     if (stored.operation == "compose_labels") return run_compose_labels(stored, threads);
     if (stored.operation == "minimum_barrier") return run_minimum_barrier(stored, threads);
+    if (stored.operation == "crf_refine") return run_crf_refine(stored, threads);
     // The reference finds its places by way of a normalised grid, which costs it digits.
     if (stored.operation.find("f64") != std::string::npos)
         return run_cost_volume<double>(stored, warped, warped ? 1e-10 : 1e-12, threads);

@@ -100,6 +100,20 @@ def minimum_barrier(name: str, images: int, depth: int, height: int, width: int)
     write(name, header, channels, reference.minimum_barrier(channels, 3))
 
 
+def crf_refine(
+    name: str, images: int, labels: int, size_hw: tuple[int, int], steps: int, numbers: tuple[float, ...]
+) -> None:
+    """Blobs of colour with noise, and energies that are sometimes no number, on an image some of which is none."""
+    height, width = size_hw
+    blobs = torch.nn.functional.interpolate(torch.rand(images, 3, 3, 4), size_hw, mode="nearest")
+    image = (blobs + 0.02 * torch.randn(images, 3, *size_hw)).contiguous()
+    unary = torch.nn.functional.interpolate(torch.rand(images, labels, 3, 4) * 3, size_hw, mode="bilinear")
+    unary[:, 0, 0, 0], unary[:, -1, -1, -1], image[:, :, 0, -1] = math.nan, math.inf, math.nan
+    names = ("gaussian_px", "gaussian_weight", "bilateral_px", "bilateral_rgb", "bilateral_weight")
+    refined = reference.crf_refine(unary, image, steps=steps, **dict(zip(names, numbers, strict=True)))
+    write(name, ["crf_refine", images, labels, height, width, steps], unary, image, torch.tensor(numbers), refined)
+
+
 def main() -> None:
     """Write all cases."""
     torch.manual_seed(42)
@@ -121,6 +135,10 @@ def main() -> None:
             cost_volume(f"cost_volume_2x3{suffix}", (1, 2, 2, 3), 1, warped, dtype)
     compose_labels("compose_labels_23x37", 2, 33, 23, 37)
     minimum_barrier("minimum_barrier_9x11", 2, 3, 9, 11)
+    usual = (3.0, 3.0, 60.0, 8.0, 5.0)
+    crf_refine("crf_refine_61x150", 1, 2, (61, 150), 3, usual)  # more than one band of rows
+    crf_refine("crf_refine_23x37", 3, 8, (23, 37), 2, usual)
+    crf_refine("crf_refine_1x40", 1, 3, (1, 40), 2, (1.0, 1.0, 0.06, 0.06, 1.0))  # keys of 128 bits
 
 
 if __name__ == "__main__":

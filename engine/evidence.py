@@ -1,0 +1,59 @@
+"""Evidence: soft activation, carried along the flow where it can be trusted, times motion of its own (rule f2f).
+
+The paper's union of thresholded maps (§3.3.2) only ever adds, wrong pixels too. Here nothing is thresholded before
+the last step, what the flow cannot follow there and back is not carried, and pixels that move against the camera
+count for more: the search term names what the video is about, and that mostly moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from f2f.engine.camera import residual_motion
+from f2f.engine.stage import StageClock, per_window
+from f2f.engine.types import EvidentWindow, MovingSoftWindow, VideoEnd
+from f2f.kernels import soft_union
+
+MOTION_PX = 2.5
+"""a deviation from the camera's motion that counts"""
+MOTION_SHARES, MOTION_GAINS = (0.3, 0.9), (0.8, 1.2)
+"""How much of the evidence hangs on motion: little where what is active moves less than the frame does on average (a
+still object among moving ones), much where it moves more, and in proportion between these ratios."""
+_EPSILON = 1e-6
+
+
+def weigh(windows: Iterator[MovingSoftWindow | VideoEnd], clock: StageClock) -> Iterator[EvidentWindow | VideoEnd]:
+    """The evidence of every window, all classes of its label set at once."""
+    yield from per_window("aggregate", _evidence, windows, clock)
+
+
+def _evidence(moving: MovingSoftWindow) -> EvidentWindow:
+    (union,) = soft_union(moving.maps[None], moving.flow_xy_px[None], moving.return_xy_px[None])  # [P, H, W]
+    if len(moving.flow_xy_px):
+        union = by_motion(union, residual_motion(moving.flow_xy_px[-1]))
+    return EvidentWindow(moving.window, _share_of_peak(union))
+
+
+def by_motion(union: Tensor, residual_px: Tensor) -> Tensor:
+    """Activation [P, H, W] weighted by motion of its own, from how far [H, W] px a pixel moves against the camera.
+
+    Where nothing but the camera moves, all pixels get the same weight.
+    """
+    moves = 1 - torch.exp(-residual_px / MOTION_PX)  # [H, W] in 0..1
+    shares = motion_share(union, moves)[:, None, None]  # [P, 1, 1]
+    return union * (1 - shares * (1 - moves))
+
+
+def motion_share(union: Tensor, moves: Tensor) -> Tensor:
+    """How much the evidence of each class hangs on motion, [P] from [P, H, W] and [H, W]."""
+    weights = _share_of_peak(union).square()
+    gain = (weights * moves).sum((1, 2)) / (weights.sum((1, 2)) * moves.mean() + _EPSILON)
+    (least, most), (low, high) = MOTION_SHARES, MOTION_GAINS
+    return least + (most - least) * ((gain - low) / (high - low)).clamp(0, 1)
+
+
+def _share_of_peak(maps: Tensor) -> Tensor:
+    return maps / (maps.amax(dim=(-2, -1), keepdim=True) + _EPSILON)
