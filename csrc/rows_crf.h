@@ -91,16 +91,16 @@ void add_taps(const float* from, std::int64_t stride, const float* weights, std:
     for (; i < count; i += kLanes<float>) add_taps_block<1>(from + i, stride, weights, taps, to + i);
 }
 
-// e^x for x <= 0: e^x = 2^n e^r with |r| <= ln(2) / 2, and e^r by its Taylor series; below e^-87, e^-87.
-F2F_INLINE Floats exp_of(Floats x) {
-    x = larger(x, splat(-87.0f));
+// e^x for x <= 0: e^x = 2^n e^r with |r| <= ln(2) / 2, and e^r by its Taylor series; 0 for x <= -87.
+F2F_INLINE Floats exp_of(Floats given) {
+    const Floats x = larger(given, splat(-87.0f));
     const Ints n = floor_to_ints(x * 1.44269504f + 0.5f);
     const Floats whole = __builtin_convertvector(n, Floats);
     const Floats r = x - whole * 0.693359375f + whole * 2.12194440e-4f;  // ln(2) in two parts
     Floats sum = splat(1.0f / 5040);
     for (const float term : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
         sum = multiply_add(sum, r, splat(term));
-    return sum * (Floats)((n + 127) << 23);
+    return (Floats)((Ints)(sum * (Floats)((n + 127) << 23)) & (given > -87.0f));
 }
 
 // The shares of labels 1.. of which the logits beside label 0's are given.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from f2f.engine.pipeline import Progress, label
     from f2f.engine.records import Summary
     from f2f.engine.run import read_summary
+    from f2f.engine.show import show_mask
 
 _HOMES = {
     "errors": ("F2FError", "MachineError", "NetworkError", "RunMismatchError", "UsageError"),
@@ -49,6 +50,7 @@ _HOMES = {
     "pipeline": ("Progress", "label"),
     "records": ("Summary",),
     "run": ("read_summary",),
+    "show": ("show_mask",),
 }
 
 __all__ = [
@@ -74,6 +76,7 @@ __all__ = [
     "evaluate_masks",
     "label",
     "read_summary",
+    "show_mask",
 ]
 
 

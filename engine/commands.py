@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from f2f.engine.records import Summary
 
 _Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+_Mask = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ID")]
 
 
 def label_command(options: LabelOptions, *, json: bool = False) -> int:
@@ -43,6 +44,31 @@ def label_command(options: LabelOptions, *, json: bool = False) -> int:
     if not json:
         print(f"masks: {options.out / 'voc' / 'SegmentationClass'}\ntable: {options.out / 'labels.parquet'}")
     return summary.exit_code
+
+
+def show_command(
+    run: _Out,
+    mask: _Mask,
+    *,
+    out: Path | None = None,
+    source: str | None = None,
+    classifier: str | None = None,
+    flow: str | None = None,
+) -> int:
+    """Draw how a mask came about, frame by frame: activation, flow, what has come together so far, and the mask.
+
+    Args:
+        run: output folder of `f2f label`, finished or not
+        mask: id of the mask, as in labels.parquet, or the beginning of it
+        out: PNG file that is written (default: OUT/show/<id>.png)
+        source: folder or manifest that was labelled (default: where the run found it)
+        classifier: classifier of the run (default: where the run found it)
+        flow: flow of the run (default: where the run found it)
+    """
+    from f2f.engine.show import show_mask
+
+    print(show_mask(run, mask, out=out, source=source, classifier=classifier, flow=flow))
+    return 0
 
 
 def status_command(out: _Out, *, json: bool = False) -> int:

@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from f2f.engine.errors import UsageError
+from f2f.engine.picture import open_image
 from f2f.engine.records import MaskRecord, VideoRecord, read_shards
 from f2f.engine.run import read_run
 from f2f.engine.source import printable
@@ -112,15 +113,6 @@ def _truth_classes(truth: Path, fallback: Sequence[str]) -> list[str]:
         ) from error
 
 
-def _image(path: Path) -> Image.Image:
-    try:
-        image = Image.open(path)
-        image.load()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read as an image ({error}); restore it, or remove it") from error
-    return image
-
-
 def _score(
     pred: Path, truth: Path, mask: MaskRecord, video: VideoRecord, classes: Sequence[str], truth_classes: Sequence[str]
 ) -> MaskScores | None:
@@ -128,7 +120,7 @@ def _score(
     if path is None:
         return None
     true = _true_mask(path, truth_classes.index(mask.query_class) + 1 if mask.query_class in truth_classes else None)
-    labels = _image(pred / "voc" / "SegmentationClass" / f"{mask.id}.png")
+    labels = open_image(pred / "voc" / "SegmentationClass" / f"{mask.id}.png")
     predicted = np.asarray(labels.resize((true.shape[1], true.shape[0]), Image.Resampling.NEAREST))
     return overlap(predicted == list(classes).index(mask.query_class) + 1, true)
 
@@ -142,7 +134,7 @@ def truth_file(truth: Path, mask: MaskRecord, video: VideoRecord) -> Path | None
 
 
 def _true_mask(path: Path, label: int | None) -> BoolArray:
-    image = _image(path)
+    image = open_image(path)
     pixels = np.asarray(image)
     values = set(np.unique(pixels).tolist()) - {0, IGNORE}
     one_bit = image.mode != "P" and len(values) <= 1

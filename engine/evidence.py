@@ -27,14 +27,15 @@ _EPSILON = 1e-6
 
 def weigh(windows: Iterator[MovingSoftWindow | VideoEnd], clock: StageClock) -> Iterator[EvidentWindow | VideoEnd]:
     """The evidence of every window, all classes of its label set at once."""
-    yield from per_window("aggregate", _evidence, windows, clock)
+    yield from per_window("aggregate", evidence_of, windows, clock)
 
 
-def _evidence(moving: MovingSoftWindow) -> EvidentWindow:
+def evidence_of(moving: MovingSoftWindow) -> EvidentWindow:
+    """The evidence of one window."""
     (union,) = soft_union(moving.maps[None], moving.flow_xy_px[None], moving.return_xy_px[None])  # [P, H, W]
     if len(moving.flow_xy_px):
         union = by_motion(union, residual_motion(moving.flow_xy_px[-1]))
-    return EvidentWindow(moving.window, _share_of_peak(union))
+    return EvidentWindow(moving.window, share_of_peak(union))
 
 
 def by_motion(union: Tensor, residual_px: Tensor) -> Tensor:
@@ -49,11 +50,12 @@ def by_motion(union: Tensor, residual_px: Tensor) -> Tensor:
 
 def motion_share(union: Tensor, moves: Tensor) -> Tensor:
     """How much the evidence of each class hangs on motion, [P] from [P, H, W] and [H, W]."""
-    weights = _share_of_peak(union).square()
+    weights = share_of_peak(union).square()
     gain = (weights * moves).sum((1, 2)) / (weights.sum((1, 2)) * moves.mean() + _EPSILON)
     (least, most), (low, high) = MOTION_SHARES, MOTION_GAINS
     return least + (most - least) * ((gain - low) / (high - low)).clamp(0, 1)
 
 
-def _share_of_peak(maps: Tensor) -> Tensor:
+def share_of_peak(maps: Tensor) -> Tensor:
+    """Maps [P, H, W] -> the same with a peak of 1."""
     return maps / (maps.amax(dim=(-2, -1), keepdim=True) + _EPSILON)

@@ -43,18 +43,21 @@ def picture_flow(
         yield item
 
 
-def _save(moving: MovingWindow | MovingSoftWindow, path: Path) -> None:
+def flow_row(moving: MovingWindow | MovingSoftWindow) -> tuple[list[ImageArray], str]:
+    """K pictures, the colours of all directions and then the flow of every frame but the first; and their caption."""
     flows = moving.flow_xy_px.numpy()  # [K-1, 2, H, W]
     longest_px = float(np.quantile(np.hypot(flows[:, 0], flows[:, 1]), 0.995)) if len(flows) else 0.0
     height, width = moving.window.size_hw
     y, x = np.indices((height, width), np.float32)
-    wheel = np.float32(1.2) * np.stack(
-        [2 * x / width - 1, 2 * y / height - 1]
-    )  # directions as they look, zero in the middle
+    wheel = np.float32(1.2) * np.stack([2 * x / width - 1, 2 * y / height - 1])  # as they look, zero in the middle
+    pictures = [flow_colours(wheel, 1.0), *(flow_colours(flow, longest_px) for flow in flows)]
+    return pictures, f"flow to the frame before; left: its colour by direction, fullest at {longest_px:.1f} px and more"
+
+
+def _save(moving: MovingWindow | MovingSoftWindow, path: Path) -> None:
     frames = [frame.image for frame in moving.window.frames]
-    colours = [flow_colours(wheel, 1.0), *(flow_colours(flow, longest_px) for flow in flows)]
+    colours, caption = flow_row(moving)
     headings = [f"{frame.pts_seconds:.2f} s" for frame in moving.window.frames]
-    caption = f"flow to the frame before; left: its colour by direction, fullest at {longest_px:.1f} px and more"
     sheet = contact_sheet(headings, [frames, colours], ["", caption], _CELL_PX)
     with machine_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import av
@@ -82,7 +83,7 @@ def label(options: LabelOptions, on_progress: Callable[[Progress], None] = lambd
     _refuse_foreign_queries(rows, queries, names)
     with locked(options.out):
         decisive = _decisive(options, networks, query_map)
-        run = open_run(options.out, decisive, rows, options.write.shard_videos)
+        run = open_run(options.out, decisive, _given(options), rows, options.write.shard_videos)
         queries = {number: class_of_query(row.query, names, query_map) for number, row in enumerate(run.rows)}
         try:
             run_shards(run.pending_shards(), run, queries, networks, options, on_progress)
@@ -210,6 +211,23 @@ def _decisive(options: LabelOptions, networks: Networks, query_map: Mapping[str,
         "classes": list(info.classes),
         "query_map": dict(query_map),
     }
+
+
+def _given(options: LabelOptions) -> dict[str, str | None]:
+    """Where source and networks lie, JSON-ready: what `f2f show` opens again; decides nothing, so is not pinned."""
+    query_map = options.sources.query_map
+    return {
+        "source": str(Path(options.source).absolute()),
+        "classifier": _absolute(options.classifier),
+        "flow": _absolute(options.flow),
+        "saliency": _absolute(options.saliency),
+        "query_map": str(query_map.absolute()) if query_map else None,
+    }
+
+
+def _absolute(network: str) -> str:
+    """The absolute path of a network file; words such as `demo`, which have no suffix, as they are."""
+    return str(Path(network).absolute()) if Path(network).suffix else network
 
 
 def _refuse_foreign_queries(

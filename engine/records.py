@@ -1,6 +1,7 @@
 """Records: what became of every input and every mask, and the only state a run has.
 
-OUT/run.json             what decides the results, pinned: options, networks, input list, shards
+OUT/run.json             what decides the results, pinned: options, networks, input list, shards; and a note of
+                         where source and networks were
 OUT/shards/000000.json   a committed shard: its inputs' and masks' records
 OUT/summary.json, videos.parquet, labels.parquet, voc/ImageSets/…   rebuilt from the records
 """

@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterator
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from f2f.engine.classify import to_tensor
 from f2f.engine.stage import StageClock, per_window
-from f2f.engine.types import IGNORE, EvidentWindow, LabelledWindow, VideoEnd
+from f2f.engine.types import IGNORE, EvidentWindow, ImageArray, LabelledWindow, VideoEnd
 from f2f.kernels import crf_refine
 
 follow_edges = partial(
@@ -35,13 +34,17 @@ def refine(
 
 
 def _labelled(theta: float, sure: float, evident: EvidentWindow) -> LabelledWindow:
-    image = to_tensor([evident.window.frames[-1].image])  # [1, 3, H, W]
-    unary = -prior(evident.evidence, theta).clamp_min(_LEAST).log()  # [1 + P, H, W]
-    (probabilities,) = follow_edges(unary[None], image)  # [1 + P, H, W]
-    confidence, likeliest = probabilities.max(dim=0)  # [H, W] each
+    confidence, likeliest = probabilities(evident.evidence, evident.window.frames[-1].image, theta).max(dim=0)  # [H, W]
     numbers = torch.tensor([0, *(channel + 1 for channel in evident.window.classes)], dtype=torch.uint8)
     labels = torch.where(confidence >= sure, numbers[likeliest], IGNORE)
     return LabelledWindow(evident.window, labels.numpy(), _to_bytes(confidence))
+
+
+def probabilities(evidence: Tensor, image: ImageArray, theta: float) -> Tensor:
+    """Evidence [P, H, W] and its frame, uint8 [H, W, 3] RGB -> [1 + P, H, W], background first, along its edges."""
+    unary = -prior(evidence, theta).clamp_min(_LEAST).log()  # [1 + P, H, W]
+    refined: Tensor = follow_edges(unary[None], to_tensor([image]))[0]
+    return refined
 
 
 def prior(evidence: Tensor, theta: float) -> Tensor:
@@ -54,5 +57,6 @@ def prior(evidence: Tensor, theta: float) -> Tensor:
     return together / together.sum(dim=0, keepdim=True)
 
 
-def _to_bytes(confidence: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    return (255 * confidence).round().clamp(0, 255).to(torch.uint8).numpy()
+def _to_bytes(confidence: Tensor) -> ImageArray:
+    pixels: ImageArray = (255 * confidence).round().clamp(0, 255).to(torch.uint8).numpy()
+    return pixels

@@ -27,7 +27,7 @@ class Run:
 
     out: Path
     pinned: dict[str, Any]
-    """the content of `run.json`"""
+    """the content of `run.json`; `given` in it is a note, all else is pinned"""
     rows: tuple[InputRow, ...]
     """inputs in pinned order"""
     committed: tuple[ShardRecord, ...]
@@ -52,12 +52,15 @@ class Run:
         return rebuild_lists(self.out, self.pinned, read_shards(self.out))
 
 
-def open_run(out: Path, decisive: dict[str, Any], rows: Sequence[InputRow], shard_videos: int) -> Run:
+def open_run(
+    out: Path, decisive: dict[str, Any], given: dict[str, Any], rows: Sequence[InputRow], shard_videos: int
+) -> Run:
     """Start a run in `out`, or go on with the one that is there.
 
     Args:
         out: the output folder.
         decisive: everything that decides results, JSON-ready; a run that goes on must have the same.
+        given: where the source and the networks lie now, JSON-ready; may differ when a run goes on.
         rows: the inputs; those a started run does not have yet are appended as new shards.
         shard_videos: inputs of a new shard.
 
@@ -72,6 +75,7 @@ def open_run(out: Path, decisive: dict[str, Any], rows: Sequence[InputRow], shar
     ordered = _in_pinned_order(out, old["inputs"] if old else [], rows)
     pinned = {
         **decisive,
+        "given": given,
         "shards": _slices(old["shards"] if old else [], len(ordered), shard_videos),
         "inputs": [[row.id, row.video, row.query] for row in ordered],
     }
@@ -153,7 +157,7 @@ def _is_own(name: str) -> bool:
 
 def _refuse_difference(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     before, now = _flat(old), _flat(new)
-    skipped = ("shards", "inputs")
+    skipped = ("given", "shards", "inputs")
     keys = sorted(key for key in before.keys() | now.keys() if not key.startswith(skipped))
     lines = [f"  {key}: {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
     if lines:

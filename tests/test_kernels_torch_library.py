@@ -16,7 +16,16 @@ import f2f.kernels.ops  # noqa: F401  # registers the operators
 from f2f import kernels
 from f2f.kernels import pack_planes
 
-OPERATORS = ("activate_cams", "warp_union", "cost_volume", "warp_cost_volume", "compose_labels", "minimum_barrier")
+OPERATORS = (
+    "activate_cams",
+    "warp_union",
+    "cost_volume",
+    "warp_cost_volume",
+    "compose_labels",
+    "minimum_barrier",
+    "crf_refine",
+)
+CRF_NUMBERS = ("gaussian_px", "gaussian_weight", "bilateral_px", "bilateral_rgb", "bilateral_weight")
 
 
 def arguments(operator: str, batch: int = 2, height: int = 6, width: int = 7) -> tuple[Any, ...]:
@@ -33,6 +42,7 @@ def arguments(operator: str, batch: int = 2, height: int = 6, width: int = 7) ->
         "warp_cost_volume": (*features, (torch.rand(batch, 2, *size) * 0.6 + 0.2).requires_grad_(), 2),
         "compose_labels": (bits[:, 0].contiguous(), classes, torch.rand(batch, 1, *size), 0.5),
         "minimum_barrier": (torch.rand(batch, 3, *size), 3),
+        "crf_refine": (torch.rand(batch, 4, *size), torch.rand(batch, 3, *size), 2, 3.0, 3.0, 60.0, 8.0, 5.0),
     }[operator]
 
 
@@ -43,6 +53,10 @@ def public(operator: str) -> Callable[..., Any]:
         return lambda cams, flips, classes, height, width, theta: function(cams, flips, classes, (height, width), theta)
     if operator == "warp_union":
         return lambda bits, flow, return_steps: function(bits, flow, return_steps=return_steps)
+    if operator == "crf_refine":
+        return lambda unary, image, steps, *numbers: function(
+            unary, image, steps=steps, **dict(zip(CRF_NUMBERS, numbers, strict=True))
+        )
     return function
 
 

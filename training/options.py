@@ -97,7 +97,7 @@ class FlowTraining:
     chairs: FlyingChairs, things: FlyingThings3D, kitti: KITTI 2015"""
     root: Path | None = None
     """folder that holds FlyingChairs/, FlyingThings3D/, Sintel/ or KittiFlow/, laid out as torchvision reads them"""
-    steps: int = 3000
+    steps: int = 17000
     """optimiser steps"""
     stop_at_step: int = 0
     """stop after this step, though the schedule goes on to STEPS; running again goes on from there (0: at the end)"""
@@ -107,7 +107,7 @@ class FlowTraining:
     """height of the training crop, pixels (a multiple of 64)"""
     crop_width_px: int = 320
     """width of the training crop, pixels (a multiple of 64)"""
-    learning_rate: float = 6e-4
+    learning_rate: float = 1e-3
     """peak of the one-cycle schedule; what the halving schedule begins with"""
     schedule: Schedule = "one-cycle"
     """of the learning rate; halving: constant but halved at 1/3, 1/2, 2/3 and 5/6 of STEPS, as PWC-Net's S_long on
@@ -126,7 +126,7 @@ class FlowTraining:
     """scenes of the synthetic web rendered once into the pair cache, 4 pairs each, 1/12 s to 1/4 s apart"""
     layer_pairs: int = 1600
     """pairs of moving textured layers drawn once into the pair cache"""
-    layer_share: float = 0.5
+    layer_share: float = 0.65
     """share of the training pairs taken from the textured layers instead of the scenes, 0..1"""
     checkpoint_steps: int = 200
     """steps between checkpoints; an interrupted run goes on from the last one"""

@@ -5,7 +5,7 @@ given again:
 
     f2f synth runs/web --videos 0 --images 1000 --seed 100
     f2f train classifier runs/web/images --out runs/classifier --steps 3000 --learning-rate 3e-3
-    f2f train flow --out runs/flow --steps 4000 --learning-rate 6e-4 --stop-at-step 2400
+    f2f train flow --out runs/flow --workers 1
     f2f export classifier --checkpoint runs/classifier/network.pt --tau 0.5 --out engine/networks/demo_classifier.onnx
     f2f export flow --checkpoint runs/flow/network.pt --out engine/networks/demo_flow.onnx
 """
