@@ -1,7 +1,7 @@
 """What people would use instead of f2f's kernels.
 
-Torch as a researcher writes it, torch.compile of exactly that, OpenCV, kornia and localcorr; each works on what its
-users hold: float, bool or byte masks per class, no bit planes.
+Torch as a researcher writes it, torch.compile of exactly that, OpenCV, kornia, localcorr and pydensecrf; each works on
+what its users hold: float, bool or byte masks per class, no bit planes.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from kernel_contenders import Absent, Contender, float_masks, over_levels, rounding_band
+from kernel_contenders import CRF_BAND, Absent, Contender, float_masks, likeliest, over_levels, rounding_band
 from kernel_timing import Stopwatch, percentiles
-from kernel_workloads import COSTS, THETA_B, THETA_F, CamInputs, Case, LabelInputs, Level, WarpUnionInputs
+from kernel_workloads import COSTS, THETA_B, THETA_F, CamInputs, Case, CrfInputs, LabelInputs, Level, WarpUnionInputs
 from torch import Tensor
 
 from f2f.kernels import unpack_planes
 
-EAGER, COMPILE = "torch eager", "torch compile"
+EAGER, COMPILE, DENSECRF = "torch eager", "torch compile", "pydensecrf"
 
 # Pixels of the last mask that may differ, as a share of those set in either. Flow is not snapped to 1/512 px by those
 # who sample in float, and rounded to 1/32 px by OpenCV's fixed-point maps; with flow that differs from pixel to pixel
@@ -253,10 +253,43 @@ def _localcorr(prepare: Callable[[Callable[..., Tensor]], Contender], device: st
     return replace(prepare(correlate), backend="localcorr", form=form)
 
 
+# ---- crf_refine ----
+
+
+def _crf_refine_baselines(case: Case, inputs: CrfInputs, device: str) -> list[Contender | Absent]:
+    """pydensecrf, one image after the other: it has one thread. A lattice is built for every image, as by ours."""
+    del case
+    if device != "cpu":
+        return [Absent(backend=DENSECRF, reason="runs on the CPU only")]
+    try:
+        from pydensecrf.densecrf import DenseCRF2D
+    except ImportError as error:
+        return [Absent(backend=DENSECRF, reason=str(error))]
+    labels, height, width = inputs.unary.shape[1:]
+    unaries = list(inputs.unary.flatten(2).numpy())
+    images = [np.ascontiguousarray(image) for image in (inputs.image * 255).round().byte().movedim(1, -1).numpy()]
+
+    def call() -> list[npt.NDArray[np.float32]]:
+        results = []
+        for unary, image in zip(unaries, images, strict=True):
+            field = DenseCRF2D(width, height, labels)
+            field.setUnaryEnergy(unary)
+            field.addPairwiseGaussian(sxy=3, compat=3)
+            field.addPairwiseBilateral(sxy=60, srgb=8, rgbim=image, compat=5)
+            results.append(np.asarray(field.inference(5)))
+        return results
+
+    def finish(results: list[npt.NDArray[np.float32]]) -> list[Tensor]:
+        return [likeliest(torch.from_numpy(np.stack(results)).view(-1, labels, height, width))]
+
+    return [Contender(backend=DENSECRF, form="one thread", call=call, finish=finish, band=CRF_BAND)]
+
+
 _BASELINES: dict[str, Callable[[Case, Any, str], list[Contender | Absent]]] = {
     "warp_union": _warp_union_baselines,
     "activate_cams": _activate_cams_baselines,
     "compose_labels": _compose_labels_baselines,
     "cost_volume": _cost_volume_baselines,
     "warp_cost_volume": _cost_volume_baselines,
+    "crf_refine": _crf_refine_baselines,
 }

@@ -16,13 +16,16 @@ from typing import Any
 
 import torch
 from kernel_timing import Call
-from kernel_workloads import BOTH, THETA_B, THETA_F, CamInputs, Case, LabelInputs, Level, WarpUnionInputs
+from kernel_workloads import BOTH, THETA_B, THETA_F, CamInputs, Case, CrfInputs, LabelInputs, Level, WarpUnionInputs
 from torch import Tensor
 
 import f2f.kernels
 from f2f.kernels import dispatch, reference, unpack_planes
 
 Finish = Callable[[Any], Sequence[Tensor]]
+
+CRF_BAND = 0.02  # share of pixels that may have another label than the exact dense CRF gives them
+_MOST_PAIRS = 1e9  # of pixels; with more the exact dense CRF takes minutes on a CPU, once is enough
 
 # How far a cost volume may be off, by dtype, as a share of its largest value.
 _ROUNDING = {torch.float32: 1e-5, torch.float16: 5e-3}
@@ -83,7 +86,7 @@ def ours(case: Case, inputs: Any, device: str) -> list[Contender | Absent]:
     names = [dispatch.TORCH, *(version for version in dispatch.VERSIONS[case.op] if version != dispatch.TORCH)]
     found: list[Contender | Absent] = []
     for version in names:
-        reason = _obstacle(case.op, version, device)
+        reason = _obstacle(case.op, version, device) or _too_slow(case, version, device)
         if reason:
             found.append(Absent(backend=f"f2f {version}", reason=reason))
         else:
@@ -109,6 +112,14 @@ def _obstacle(operator: str, version: str, device: str) -> str:
     return "" if chosen == version else f"{chosen} runs in its place"
 
 
+def _too_slow(case: Case, version: str, device: str) -> str:
+    """Why `version` is not timed though it runs; empty if it is."""
+    pairs = (case.size_hw[0] * case.size_hw[1]) ** 2
+    if case.op == "crf_refine" and version == dispatch.TORCH and device == "cpu" and pairs > _MOST_PAIRS:
+        return "sums over all pairs of pixels, which takes minutes: done once, to compare with"
+    return ""
+
+
 @contextmanager
 def forced(version: str) -> Iterator[None]:
     """Let the public functions run `version` inside the block."""
@@ -130,7 +141,7 @@ def _our_contender(case: Case, inputs: Any, version: str) -> Contender:
         with forced(version):
             return work()
 
-    band = rounding_band(case) if case.op.endswith("cost_volume") else 0.0
+    band = CRF_BAND if case.op == "crf_refine" else rounding_band(case) if case.op.endswith("cost_volume") else 0.0
     return Contender(backend=f"f2f {version}", call=call, finish=finish, band=band)
 
 
@@ -153,6 +164,16 @@ def _public_compose_labels(case: Case, inputs: LabelInputs, function: Callable[.
     return lambda: function(inputs.bits, inputs.classes, inputs.saliency, THETA_B), lambda labels: [labels]
 
 
+def _public_crf_refine(case: Case, inputs: CrfInputs, function: Callable[..., Any]) -> tuple[Call, Finish]:
+    del case
+    return lambda: function(inputs.unary, inputs.image), lambda shares: [likeliest(shares)]
+
+
+def likeliest(shares: Tensor) -> Tensor:
+    """The label of every pixel, uint8 [B, H, W], of probabilities [B, L, H, W]."""
+    return shares.argmax(1).to(torch.uint8)
+
+
 def _public_cost_volume(case: Case, inputs: Sequence[Level], function: Callable[..., Any]) -> tuple[Call, Finish]:
     return over_levels(function, inputs, case), list
 
@@ -163,6 +184,7 @@ _PUBLIC: dict[str, Callable[[Case, Any, Callable[..., Any]], tuple[Call, Finish]
     "compose_labels": _public_compose_labels,
     "cost_volume": _public_cost_volume,
     "warp_cost_volume": _public_cost_volume,
+    "crf_refine": _public_crf_refine,
 }
 
 

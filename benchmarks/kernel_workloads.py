@@ -1,7 +1,8 @@
 """What the kernel benchmark runs on: the grid of cases, their inputs, and the bytes each operator must move.
 
 Inputs look like the engine's: activation maps are smooth, below 0 in most places and a sixteenth of the scaled image;
-masks are blobs of them; `smooth` flow is that of a slowly moving camera before which three ellipses move, turn and
+masks are blobs of them; images are areas of colour with texture and noise, and the energies that go with them are
+blobs that do not quite fit; `smooth` flow is that of a slowly moving camera before which three ellipses move, turn and
 grow, so that it is piecewise affine with sub-pixel gradients and jumps. `random` flow, independent in every pixel, is
 the hard case. All of it is the same on every machine.
 """
@@ -37,7 +38,7 @@ class Case:
     size_hw: tuple[int, int]
     clips: int = 1
     planes: int = 20
-    """P, classes; nothing to the cost volumes"""
+    """P, classes, or L, labels; nothing to the cost volumes"""
     flow: str = ""
     """"smooth", "random" or none"""
     mode: str = FORWARD
@@ -51,6 +52,7 @@ class Case:
             "warp_union": f"K{FRAMES} P{self.planes}",
             "activate_cams": f"S{2 * len(SCALES)} P{self.planes}",
             "compose_labels": f"P{self.planes}",
+            "crf_refine": f"L{self.planes}",
         }.get(self.op, f"L{len(PWC_LEVELS)}")
         return f"B{self.clips} {middle} {self.size_hw[0]}x{self.size_hw[1]}"
 
@@ -95,6 +97,14 @@ class LabelInputs:
     saliency: Tensor  # float32 [B, 1, H, W]
 
 
+@dataclass(frozen=True)
+class CrfInputs:
+    """Of `crf_refine`; the image's values are whole 1/255, as those of a frame are."""
+
+    unary: Tensor  # float32 [B, L, H, W]
+    image: Tensor  # float32 [B, 3, H, W]
+
+
 def grid(quick: bool, device: str) -> Iterator[Case]:
     """All cases; the headline ones first, so that a run that is cut short has them."""
     seen: set[Case] = set()
@@ -115,6 +125,8 @@ def _headlines(device: str) -> Iterator[Case]:
     yield Case(op="cost_volume", size_hw=(384, 640))
     yield Case(op="warp_cost_volume", size_hw=(384, 640), flow="smooth")
     yield Case(op="cost_volume", size_hw=(384, 640), mode=BOTH)
+    for labels in (2, 4, 21):
+        yield Case(op="crf_refine", size_hw=(240, 427), planes=labels)
     for clips in (32, 64, 264) if device == "cuda" else ():
         yield Case(op="warp_union", size_hw=small, clips=clips, flow="smooth")
 
@@ -157,6 +169,10 @@ def _compose_labels_bytes(case: Case) -> int:
     return case.clips * (_pixels(case) * (case.words * 4 + 4 + 1) + case.planes * 8)
 
 
+def _crf_refine_bytes(case: Case) -> int:
+    return case.clips * _pixels(case) * (2 * case.planes + 3) * 4
+
+
 def _cost_volume_bytes(case: Case) -> int:
     """Forward f1, f2 -> volume; backward the same the other way, and f1, f2 read again."""
     with_flow = case.op == "warp_cost_volume"
@@ -174,6 +190,7 @@ _MUST_MOVE: dict[str, Callable[[Case], int]] = {
     "compose_labels": _compose_labels_bytes,
     "cost_volume": _cost_volume_bytes,
     "warp_cost_volume": _cost_volume_bytes,
+    "crf_refine": _crf_refine_bytes,
 }
 OPERATORS = tuple(_MUST_MOVE)
 
@@ -184,11 +201,16 @@ def baseline_bytes(case: Case) -> int:
         volume = sum(height * width * COSTS for (height, width), _ in _levels(case.size_hw))
         saved = sum(height * width * COSTS * channels for (height, width), channels in _levels(case.size_hw))
         return case.clips * 4 * (3 * volume + saved * (case.mode == BOTH))  # autograd may keep every product
+    if case.op == "crf_refine":
+        return 4 * must_move_bytes(case) + (1 << 30)  # some rows of the exact kernel at a time
     per_pixel = {"warp_union": 4 * (FRAMES + 4), "activate_cams": 4 * 5, "compose_labels": 8 * 4}[case.op]
     return case.clips * case.planes * _pixels(case) * per_pixel
 
 
-def make_inputs(case: Case, device: str) -> WarpUnionInputs | CamInputs | LabelInputs | list[Level]:
+Inputs = WarpUnionInputs | CamInputs | LabelInputs | CrfInputs | list[Level]
+
+
+def make_inputs(case: Case, device: str) -> Inputs:
     """The inputs of a case, the same every time."""
     random = torch.Generator().manual_seed(2019)
     if case.op == "warp_union":
@@ -197,6 +219,8 @@ def make_inputs(case: Case, device: str) -> WarpUnionInputs | CamInputs | LabelI
         return _cam_inputs(case, device, random)
     if case.op == "compose_labels":
         return _label_inputs(case, device, random)
+    if case.op == "crf_refine":
+        return _crf_inputs(case, device, random)
     return [_level(case, size_hw, channels, device, random) for size_hw, channels in _levels(case.size_hw)]
 
 
@@ -228,6 +252,19 @@ def _label_inputs(case: Case, device: str, random: torch.Generator) -> LabelInpu
     return LabelInputs(
         _batch(bits, case.clips, device), _all_classes(case, device), _batch(saliency, case.clips, device)
     )
+
+
+def _crf_inputs(case: Case, device: str, random: torch.Generator) -> CrfInputs:
+    shape = (case.clips, case.planes, 9, 16)
+    evidence = torch.randn(shape, generator=random)
+    seen = _resize(evidence + 0.5 * torch.randn(shape, generator=random), case.size_hw)
+    owner = _resize(evidence, case.size_hw).argmax(1)  # [B, H, W]
+    colours = torch.rand(case.clips, case.planes, 3, generator=random)  # of each label's area
+    image = colours[torch.arange(case.clips)[:, None, None], owner].movedim(-1, 1)  # [B, 3, H, W]
+    for cells, strength in ((12, 0.15), (60, 0.03)):  # light, then texture
+        image = image + strength * _resize(torch.randn(case.clips, 1, cells, 2 * cells, generator=random), case.size_hw)
+    image = image + 0.005 * torch.randn(image.shape, generator=random)  # a sensor's noise
+    return CrfInputs(seen.softmax(1).log().neg().to(device), ((image.clamp(0, 1) * 255).round() / 255).to(device))
 
 
 def _level(case: Case, size_hw: tuple[int, int], channels: int, device: str, random: torch.Generator) -> Level:

@@ -12,7 +12,7 @@ from torch import Tensor
 from f2f.kernels import checks
 
 MAX_ENERGY = 1e4
-_CHUNK_VALUES = (2**18, 2**26)
+_CHUNK_VALUES = (2**20, 2**26)
 """of the N x N kernel that are made at once: what a CPU's cache holds; on CUDA, what keeps a GPU busy"""
 
 
@@ -105,4 +105,10 @@ def _apply_bilateral(features: Tensor, values: Tensor) -> Tensor:
     one = torch.ones_like(half)
     everyone, others = torch.cat([features, half, one], 1), torch.cat([features, one, half], 1).T  # [N, 7], [7, N]
     columns = max(1, _CHUNK_VALUES[features.device.type == "cuda"] // len(features))
-    return torch.cat([values @ (everyone @ some).exp_() for some in others.split(columns, dim=1)], dim=1)
+    sums = torch.empty_like(values)
+    buffer = features.new_empty(len(features) * columns)  # one for all: the allocator would keep a new one each time
+    for first in range(0, len(features), columns):
+        some = others[:, first : first + columns]  # [7, columns]
+        kernel = torch.mm(everyone, some, out=buffer[: len(features) * some.shape[1]].view(len(features), -1)).exp_()
+        sums[:, first : first + columns] = values @ kernel
+    return sums

@@ -32,7 +32,7 @@ AGREEMENT = 0.98
 """share of pixels with the same label"""
 MEAN_DIFFERENCE = 0.01
 """of probabilities, on rendered frames"""
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "gaussian_px": 3.0,
     "gaussian_weight": 3.0,
     "bilateral_px": 60.0,
@@ -193,7 +193,7 @@ def test_what_is_not_finite_does_not_spread(run: Callable[..., Tensor]) -> None:
     image[0, :, :, 9], image[0, 0, 9, 0], image[0, 1, 9, 1] = math.nan, math.inf, -math.inf
     refined = run(unary, image)
     assert_probabilities(refined, unary)
-    assert (refined[0, 1, 3, 4], refined[0, 0, 7, 7], refined[0, 2, 8, 8]) == (0, 1, 0)
+    assert [refined[0, label, y, x].item() for label, y, x in ((1, 3, 4), (0, 7, 7), (2, 8, 8))] == [0, 1, 0]
     cleaned, colours = unary.nan_to_num(1e4, 1e4, -1e4), image.nan_to_num(0.0).clamp(0, 1)
     assert torch.equal(run(cleaned, colours), refined)
 
@@ -316,7 +316,8 @@ def test_pydensecrf_finds_the_same_labels(seed: int, labels: int) -> None:
 @pytest.mark.parametrize(("video", "name"), [("dog", "dog"), ("cow", "cows"), ("bicycle", "bmx-trees")])
 def test_pydensecrf_finds_the_same_labels_in_real_frames(real: Path, video: str, name: str) -> None:
     with av.open(str(real / "videos" / video / f"{name}.mp4")) as container:
-        frame = next(container.decode(video=0)).to_image().resize((427, 240), Image.Resampling.BILINEAR)
+        pixels = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    frame = Image.fromarray(pixels).resize((427, 240), Image.Resampling.BILINEAR)
     mask = Image.open(real / "masks" / name / "00000.png").resize((427, 240), Image.Resampling.NEAREST)
     unary = coarse_energies(torch.from_numpy(np.array(mask)).reshape(240, 427, -1).amax(2) > 0, 2)
     image = torch.from_numpy(np.array(frame)).permute(2, 0, 1) / 255

@@ -74,6 +74,20 @@ def test_layers_are_drawn_by_their_seed_alone() -> None:
     assert (one.first != other.first).any()
 
 
+def test_higher_frames_hold_longer_motions() -> None:
+    def longest_px(height: int) -> float:
+        drawn = (draw_layers_pair((seed,), (height, 2 * height)) for seed in range(8))
+        return float(np.mean([np.linalg.norm(pair.flow_xy_px, axis=-1).max() for pair in drawn]))
+
+    assert longest_px(160) > 1.5 * longest_px(40)
+
+
+def test_small_pairs_are_zoomed_to_cover_the_crop(pair: Pair) -> None:
+    known = [augment(pair, (192, 256), np.random.default_rng(seed)).flow[2].mean() for seed in range(8)]
+    assert min(known) > 0.5
+    assert float(np.median(known)) > 0.9
+
+
 def test_augmented_flow_fits_the_augmented_frames(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs, "_recolour", lambda frames, rng: frames)
     for seed in range(4):

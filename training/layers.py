@@ -16,13 +16,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from f2f.training.pairs import FRAME_HW, Pair
+from f2f.training.pairs import Pair
 from f2f.training.textures import TEXTURE_PX, draw_texture
 
 Matrix = NDArray[np.float64]
 BEARINGS = 2048
 OBJECTS = (4, 11)
 """fewest and most objects before the background"""
+USUAL_HEIGHT_PX = 240
+"""higher frames have longer motions, larger outlines and coarser textures, up to proportion"""
+CAMERA_REACH, OBJECT_REACH = 0.1, 1 / 6
+"""the longest shifts, in frame heights"""
 UNBENDING_STEPS = 12
 """of the fixed-point iteration; a step at least halves the error"""
 
@@ -51,9 +55,9 @@ class Layer:
     distances by less than half, so that this can be undone"""
 
 
-def layer_pairs(seed: tuple[int, ...], count: int) -> Iterator[Pair]:
+def layer_pairs(seed: tuple[int, ...], count: int, size_hw: tuple[int, int] = (USUAL_HEIGHT_PX, 427)) -> Iterator[Pair]:
     """`count` pairs of moving textured layers."""
-    return (draw_layers_pair((*seed, number), FRAME_HW) for number in range(count))
+    return (draw_layers_pair((*seed, number), size_hw) for number in range(count))
 
 
 def draw_layers_pair(seed: tuple[int, ...], size_hw: tuple[int, int]) -> Pair:
@@ -74,19 +78,20 @@ def draw_layers_pair(seed: tuple[int, ...], size_hw: tuple[int, int]) -> Pair:
 
 def _draw_layers(rng: np.random.Generator, size_hw: tuple[int, int]) -> list[Layer]:
     height, width = size_hw
-    camera = _motion(rng, (width / 2, height / 2), reach_px=24)
-    placed = _placement(rng, (width / 2, height / 2))
+    camera = _motion(rng, (width / 2, height / 2), CAMERA_REACH * height)
+    placed = _placement(rng, (width / 2, height / 2), height)
     layers = [Layer(draw_texture(rng), None, (placed, camera @ placed), _bend(rng, placed))]
     for _ in range(int(rng.integers(OBJECTS[0], OBJECTS[1] + 1))):
         middle = (float(rng.uniform(0, width)), float(rng.uniform(0, height)))
-        placed = _placement(rng, middle)
-        moved = _motion(rng, middle, reach_px=40) @ camera
+        placed = _placement(rng, middle, height)
+        moved = _motion(rng, middle, OBJECT_REACH * height) @ camera
         layers.append(Layer(draw_texture(rng), _outline(rng, height), (placed, moved @ placed), _bend(rng, placed)))
     return layers
 
 
-def _placement(rng: np.random.Generator, middle: tuple[float, float]) -> Matrix:
-    return _affine(middle, rng.uniform(-np.pi, np.pi), float(np.exp(rng.uniform(-0.5, 0.7))), 0.0)
+def _placement(rng: np.random.Generator, middle: tuple[float, float], height: int) -> Matrix:
+    coarsest = 0.7 + np.log(max(1, height / USUAL_HEIGHT_PX))
+    return _affine(middle, rng.uniform(-np.pi, np.pi), float(np.exp(rng.uniform(-0.5, coarsest))), 0.0)
 
 
 def _motion(rng: np.random.Generator, middle: tuple[float, float], reach_px: float) -> Matrix:

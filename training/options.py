@@ -126,6 +126,8 @@ class FlowTraining:
     """scenes of the synthetic web rendered once into the pair cache, 4 pairs each, 1/12 s to 1/4 s apart"""
     layer_pairs: int = 1600
     """pairs of moving textured layers drawn once into the pair cache"""
+    layer_height_px: int = 240
+    """height of the frames that textured layers are drawn in, 16:9; their motions and outlines grow with it"""
     layer_share: float = 0.65
     """share of the training pairs taken from the textured layers instead of the scenes, 0..1"""
     checkpoint_steps: int = 200
@@ -149,7 +151,7 @@ class FlowTraining:
 
     def __post_init__(self) -> None:
         _positive(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate, width=self.width)
-        _positive(reach=self.reach)
+        _positive(reach=self.reach, layer_height_px=self.layer_height_px)
         for name, side in (("crop-height-px", self.crop_height_px), ("crop-width-px", self.crop_width_px)):
             require(side > 0 and side % 64 == 0, f"{name} is {side}; accepted: a multiple of 64")
         _positive(checkpoint_steps=self.checkpoint_steps)

@@ -160,8 +160,9 @@ def augment(pair: Pair, crop_hw: tuple[int, int], rng: np.random.Generator) -> F
 
 
 def _random_view(rng: np.random.Generator, from_hw: tuple[int, ...], crop_hw: tuple[int, int]) -> NDArray[np.float64]:
-    """3×3: crop px -> source px."""
-    zoom = float(np.exp(rng.uniform(-0.25, 0.6)))
+    """3×3: crop px -> source px; a source smaller than the crop is zoomed to cover it."""
+    cover = max(1.0, *(crop / size for crop, size in zip(crop_hw, from_hw, strict=True)))
+    zoom = cover * float(np.exp(rng.uniform(-0.25, 0.6)))
     aspect = float(np.exp(rng.normal(0, 0.08)))
     turn = float(rng.normal(0, 0.12))
     zoom_x, zoom_y = zoom * aspect * rng.choice((-1, 1)), zoom / aspect * rng.choice((-1, 1), p=(0.2, 0.8))

@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -136,12 +137,14 @@ def _generated_pairs(options: FlowTraining) -> tuple[CachedPairs, list[Path]]:
     rendered = fill_cache(
         cache / f"scenes-{options.seed}", scene_pairs, options.seed, scenes, PAIRS_PER_SCENE, options.workers
     )
+    height = options.layer_height_px
+    draw_layers = partial(layer_pairs, size_hw=(height, round(height * 16 / 9)))
     layered = fill_cache(
-        cache / f"layers-{options.seed}", layer_pairs, options.seed, layers, PAIRS_PER_SCENE, options.workers
+        cache / f"layers-{height}-{options.seed}", draw_layers, options.seed, layers, PAIRS_PER_SCENE, options.workers
     )
     seed = options.seed + HELD_OUT_SEED
-    source = scene_pairs if scenes else layer_pairs
-    name = f"held-out-{seed}" if scenes else f"held-out-layers-{seed}"
+    source = scene_pairs if scenes else draw_layers
+    name = f"held-out-{seed}" if scenes else f"held-out-layers-{height}-{seed}"
     held_out = fill_cache(cache / name, source, seed, HELD_OUT_SCENES if scenes else 2, 2, options.workers)
     return CachedPairs(rendered, layered, options.layer_share), held_out
 
