@@ -1,6 +1,6 @@
 """Train the two networks the engine runs first: the CAM classifier and PWC-Net. Needs the `train` extra.
 
-The bundled networks (engine/networks/) come from these commands, in this order; an interrupted one goes on when it is
+The bundled networks (engine/networks/) come from such commands, in this order; an interrupted one goes on when it is
 given again:
 
     f2f synth runs/web --videos 0 --images 1000 --seed 100
@@ -8,6 +8,8 @@ given again:
     f2f train flow --out runs/flow --workers 1
     f2f export classifier --checkpoint runs/classifier/network.pt --tau 0.5 --out engine/networks/demo_classifier.onnx
     f2f export flow --checkpoint runs/flow/network.pt --out engine/networks/demo_flow.onnx
+
+The bundled flow network is an earlier one, of 2400 steps with dense decoders; its options are in its metadata.
 """
 
 from __future__ import annotations
