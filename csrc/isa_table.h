@@ -4,6 +4,7 @@
 #include "rows_costs.h"
 #include "rows_crf.h"
 #include "rows_labels.h"
+#include "rows_soft.h"
 #include "rows_warp.h"
 
 #define F2F_TEXT_OF(name) #name
@@ -13,10 +14,10 @@ namespace f2f::F2F_ISA {
 
 extern const Rows table;
 const Rows table = {
-    F2F_TEXT(F2F_ISA), kCamBlock,        kCostRows,     kLanes<float>,  warp,          cam_columns,
-    cam_peak,          cam_bits,         count_bits,    labels,         sample<float>, sample<double>,
-    sum_taps<float>,   sum_taps<double>, spread<float>, spread<double>, costs<float>,  costs<double>,
-    gradient<float>,   gradient<double>, embed,         add_taps,       label_shares,
+    F2F_TEXT(F2F_ISA), kCamBlock,       kCostRows,        kLanes<float>, warp,           soft_warp,
+    cam_columns,       cam_peak,        cam_bits,         count_bits,    labels,         sample<float>,
+    sample<double>,    sum_taps<float>, sum_taps<double>, spread<float>, spread<double>, costs<float>,
+    costs<double>,     gradient<float>, gradient<double>, embed,         add_taps,       label_shares,
 };
 
 }  // namespace f2f::F2F_ISA

@@ -33,6 +33,12 @@ void warp_union(const std::int32_t* bits, const float* flow_xy_px, std::int32_t*
                 std::int64_t frames, std::int64_t words, std::int64_t height, std::int64_t width, std::int64_t kept,
                 int threads);
 
+// maps float32 [clips, frames, planes, height, width], flow_xy_px and return_xy_px float32 [clips, frames - 1, 2,
+// height, width] -> united float32 [clips, planes, height, width].
+void soft_union(const float* maps, const float* flow_xy_px, const float* return_xy_px, float* united,
+                std::int64_t clips, std::int64_t frames, std::int64_t planes, std::int64_t height, std::int64_t width,
+                int threads);
+
 // What the cost volumes share: T is float or double.
 struct Features {
     std::int64_t images, channels, height, width;

@@ -50,6 +50,12 @@ void warp_union(Address bits, Address flow_xy_px, Address carried, std::int64_t 
                     words, height, width, kept, threads);
 }
 
+void soft_union(Address maps, Address flow_xy_px, Address return_xy_px, Address united, std::int64_t clips,
+                std::int64_t frames, std::int64_t planes, std::int64_t height, std::int64_t width, int threads) {
+    f2f::soft_union(at<const float>(maps), at<const float>(flow_xy_px), at<const float>(return_xy_px),
+                    at<float>(united), clips, frames, planes, height, width, threads);
+}
+
 template <typename T>
 void cost_volume(Address f1, Address f2, Address flow_xy_px, Address costs, const Sizes& sizes, int reach,
                  int threads) {
@@ -89,6 +95,7 @@ PYBIND11_MODULE(_C, m) {
     const py::call_guard<py::gil_scoped_release> without_gil;
     m.def("activate_cams", &activate_cams, without_gil);
     m.def("warp_union", &warp_union, without_gil);
+    m.def("soft_union", &soft_union, without_gil);
     m.def("cost_volume_f32", &cost_volume<float>, without_gil);
     m.def("cost_volume_f64", &cost_volume<double>, without_gil);
     m.def("cost_volume_backward_f32", &cost_volume_backward<float>, without_gil);

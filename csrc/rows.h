@@ -17,6 +17,19 @@ struct WarpRow {
     std::int64_t plane;
 };
 
+// One step of the soft warp-and-union for one row.
+struct SoftRow {
+    const float* carried;  // [planes, height, width], the frame before
+    const float* fresh;    // [planes, ·, width] from this row on
+    const float* flow_x;   // [width], px, to the frame before
+    const float* flow_y;
+    const float* back_x;  // [height, width], px, from the frame before to this one
+    const float* back_y;
+    float* united;  // [planes, ·, width] from this row on
+    std::int32_t y, height, width, planes;
+    std::int64_t plane;
+};
+
 // One CAM between two of its rows, both already as wide as the frame (and padded with zeros to a whole block).
 struct CamRows {
     const float* low;
@@ -91,6 +104,7 @@ struct Rows {
         return cost_block * static_cast<int>(sizeof(float)) / static_cast<int>(sizeof(T));
     }
     void (*warp)(const WarpRow&);
+    void (*soft_warp)(const SoftRow&);
     void (*cam_columns)(const float* row, const std::int32_t* low, const std::int32_t* high, const float* low_weight,
                         const float* high_weight, std::int64_t width, float* wide);
     // of maps[chosen[0]], maps[chosen[1]], ... at the block from column x on

@@ -4,9 +4,8 @@
 
 #include "check.h"
 #include "kernels.h"
-#include "parallel.h"
+#include "recurrence.h"
 #include "rows.h"
-#include "scratch.h"
 
 namespace f2f {
 namespace {
@@ -17,13 +16,6 @@ struct Shape {
     std::int64_t masks() const { return words * plane(); }
 };
 
-using Words = Scratch<std::int32_t>;
-
-Words scratch_for(const Shape& shape) {
-    const bool needed = shape.kept == 1 && shape.frames > 2;
-    return make_scratch<std::int32_t>(needed ? shape.masks() : 0);
-}
-
 struct Clip {
     const std::int32_t* bits;
     const float* flow_xy_px;
@@ -31,11 +23,10 @@ struct Clip {
     std::int32_t* scratch;  // [words, height, width]
 };
 
-// Where step k of the recurrence is written: its place in the output, or in turn the scratch and the output, such
-// that the last step ends in the output.
+// Where frame k is written.
 std::int32_t* place_of(const Shape& shape, const Clip& clip, std::int64_t k) {
     if (shape.kept > 1) return clip.carried + k * shape.masks();
-    return (shape.frames - 1 - k) % 2 == 0 ? clip.carried : clip.scratch;
+    return place_in_turn(clip.carried, clip.scratch, shape.frames, k);
 }
 
 // carried[k] = bits[k] | W(carried[k - 1], flow[k - 1]) for rows first..end-1.
@@ -56,15 +47,9 @@ void warp_rows(const Shape& shape, const Clip& clip, std::int64_t k, std::int64_
     }
 }
 
-// All steps of a clip for rows first..end-1; `wait` returns when every other part of the step is done too.
-template <typename Wait>
-void warp_clip(const Shape& shape, const Clip& clip, std::int64_t first, std::int64_t end, const Wait& wait) {
-    if (first == 0 && (shape.kept > 1 || shape.frames == 1))
-        std::memcpy(clip.carried, clip.bits, shape.masks() * sizeof(std::int32_t));
-    for (std::int64_t k = 1; k < shape.frames; ++k) {
-        warp_rows(shape, clip, k, first, end);
-        wait();
-    }
+// The first frame is its own union; it is only copied where it is asked for.
+void copy_first(const Shape& shape, const Clip& clip) {
+    if (shape.kept > 1 || shape.frames == 1) std::memcpy(clip.carried, clip.bits, shape.masks() * sizeof(std::int32_t));
 }
 
 void check(const Shape& shape, const std::int32_t* bits, const float* flow_xy_px, const std::int32_t* carried,
@@ -89,25 +74,15 @@ void warp_union(const std::int32_t* bits, const float* flow_xy_px, std::int32_t*
     check(shape, bits, flow_xy_px, carried, clips, threads);
     if (clips == 0 || shape.masks() == 0) return;
     threads = threads_for(1.5 * static_cast<double>(clips * (frames - 1) * shape.masks()), threads);
-    const auto clip_at = [&](std::int64_t clip, const Words& scratch) {
-        return Clip{bits + clip * frames * shape.masks(), flow_xy_px + clip * (frames - 1) * 2 * shape.plane(),
-                    carried + clip * kept * shape.masks(), scratch.get()};
-    };
-    // As many clips as keep every thread busy go one to a thread; what remains is cut into rows.
-    const std::int64_t whole = clips - clips % threads;
-    parallel_for(whole, threads, [&](std::int64_t clip) {
-        const Words scratch = scratch_for(shape);
-        warp_clip(shape, clip_at(clip, scratch), 0, height, [] {});
-    });
-    if (whole == clips) return;
-    const Words scratch = scratch_for(shape);
-    const int members = static_cast<int>(std::min<std::int64_t>(threads, height));
-    std::barrier barrier(members);
-    run_team(members, [&](int member) {
-        const std::int64_t first = part_begin(height, member, members), end = part_begin(height, member + 1, members);
-        for (std::int64_t clip = whole; clip < clips; ++clip)
-            warp_clip(shape, clip_at(clip, scratch), first, end, [&] { barrier.arrive_and_wait(); });
-    });
+    run_recurrence<std::int32_t>(
+        clips, frames, height, kept == 1 && frames > 2 ? shape.masks() : 0, threads,
+        [&](std::int64_t number, std::int64_t k, std::int32_t* scratch, std::int64_t first, std::int64_t end) {
+            const Clip clip{bits + number * frames * shape.masks(),
+                            flow_xy_px + number * (frames - 1) * 2 * shape.plane(),
+                            carried + number * kept * shape.masks(), scratch};
+            if (k > 0) return warp_rows(shape, clip, k, first, end);
+            if (first == 0) copy_first(shape, clip);
+        });
 }
 
 }  // namespace f2f

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
         cost_volume,
         crf_refine,
         minimum_barrier,
+        soft_union,
         warp_cost_volume,
         warp_union,
     )
     from f2f.kernels.reference import pack_planes, unpack_planes
-    from f2f.kernels.reference_soft import soft_union
 
 __all__ = [
     "activate_cams",
@@ -39,7 +39,6 @@ __all__ = [
 _HOME = {
     "backend_in_use": "dispatch",
     "pack_planes": "reference",
-    "soft_union": "reference_soft",
     "unpack_planes": "reference",
 }
 

@@ -31,6 +31,7 @@ VERSIONS: dict[str, tuple[str, ...]] = {
     "compose_labels": (CPP, TRITON, TORCH),
     "minimum_barrier": (CPP, TORCH),
     "crf_refine": (CPP, TORCH),
+    "soft_union": (CPP, TORCH),
 }
 
 _log = logging.getLogger(__name__)

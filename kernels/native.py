@@ -86,6 +86,20 @@ def warp_union(bits: Tensor, flow_xy_px: Tensor, *, return_steps: bool = False, 
     return carried if return_steps else carried[:, 0]
 
 
+def soft_union(maps: Tensor, flow_xy_px: Tensor, return_xy_px: Tensor, *, threads: int = 0) -> Tensor:
+    """C++ version of `f2f.kernels.soft_union`."""
+    checks.check_soft_union(maps, flow_xy_px, return_xy_px)
+    _check_cpu("maps", maps)
+    clips, frames, planes, height, width = maps.shape
+    values, flow, back = (tensor.detach().contiguous() for tensor in (maps, flow_xy_px, return_xy_px))
+    united = torch.empty((clips, planes, height, width), dtype=torch.float32)
+    _extension().soft_union(
+        values.data_ptr(), flow.data_ptr(), back.data_ptr(), united.data_ptr(),
+        clips, frames, planes, height, width, _threads(threads),
+    )  # fmt: skip
+    return united
+
+
 def cost_volume(f1: Tensor, f2: Tensor, max_displacement: int = 4, *, threads: int = 0) -> Tensor:
     """C++ version of `f2f.kernels.cost_volume`: float64 in float64, everything else in float32."""
     return _cost_volume(f1, f2, None, max_displacement, threads)

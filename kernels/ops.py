@@ -40,6 +40,17 @@ def warp_union(bits: Tensor, flow_xy_px: Tensor, *, return_steps: bool = False) 
     return united
 
 
+def soft_union(maps: Tensor, flow_xy_px: Tensor, return_xy_px: Tensor) -> Tensor:
+    """Carry maps along the flow, frame by frame, keeping the larger value: float32 [B, P, H, W].
+
+    `maps` float32 [B, K, P, H, W], finite and not negative; `flow_xy_px` float32 [B, K-1, 2, H, W], from frame k + 1 to
+    frame k, and `return_xy_px` the other way: where the two do not agree nothing is carried. No gradient: the result
+    is detached. Defined by `reference.soft_union`.
+    """
+    united: Tensor = _soft_union(maps.detach(), flow_xy_px.detach(), return_xy_px.detach())
+    return united
+
+
 def cost_volume(f1: Tensor, f2: Tensor, max_displacement: int = 4) -> Tensor:
     """PWC-Net's correlation, float [B, C, H, W] twice -> [B, (2d + 1)^2, H, W], differentiable once.
 
@@ -133,6 +144,18 @@ def _warp_union_shape(bits: Tensor, flow_xy_px: Tensor, return_steps: bool) -> T
     del flow_xy_px
     batch, _, words, height, width = bits.shape
     return bits.new_empty(bits.shape if return_steps else (batch, words, height, width))
+
+
+@torch.library.custom_op("f2f::soft_union", mutates_args=())
+def _soft_union(maps: Tensor, flow_xy_px: Tensor, return_xy_px: Tensor) -> Tensor:
+    united: Tensor = _version("soft_union", maps)(maps, flow_xy_px, return_xy_px)
+    return united
+
+
+@_soft_union.register_fake
+def _soft_union_shape(maps: Tensor, flow_xy_px: Tensor, return_xy_px: Tensor) -> Tensor:
+    del flow_xy_px, return_xy_px
+    return maps.new_empty((maps.shape[0], *maps.shape[2:]))
 
 
 @torch.library.custom_op("f2f::cost_volume", mutates_args=())

@@ -20,6 +20,7 @@ from torch import Tensor
 from f2f.kernels import checks
 from f2f.kernels.checks import BITS_PER_WORD, words_for
 from f2f.kernels.reference_crf import crf_refine as crf_refine
+from f2f.kernels.reference_soft import soft_union as soft_union
 
 MAX_FLOW_PX = 2.0**20
 PEAK_EPSILON = 1e-5

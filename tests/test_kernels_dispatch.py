@@ -67,10 +67,9 @@ def test_the_best_version_is_chosen() -> None:
     assert native.load_error() is None
     in_use = backend_in_use()
     assert set(in_use.values()) == {"cpp"}
-    plain = {"backend_in_use", "pack_planes", "soft_union", "unpack_planes"}  # torch on every device
-    assert set(in_use) == set(f2f.kernels.__all__) - plain
+    assert set(in_use) == set(f2f.kernels.__all__) - {"backend_in_use", "pack_planes", "unpack_planes"}
     assert backend_in_use("cuda") == dict.fromkeys(in_use, "triton") | dict.fromkeys(
-        ["minimum_barrier", "crf_refine"], "torch"
+        ["minimum_barrier", "crf_refine", "soft_union"], "torch"
     )
     assert set(backend_in_use("mps").values()) == {"torch"}
 

@@ -24,6 +24,7 @@ OPERATORS = (
     "compose_labels",
     "minimum_barrier",
     "crf_refine",
+    "soft_union",
 )
 CRF_NUMBERS = ("gaussian_px", "gaussian_weight", "bilateral_px", "bilateral_rgb", "bilateral_weight")
 
@@ -42,6 +43,7 @@ def arguments(operator: str, batch: int = 2, height: int = 6, width: int = 7) ->
         "warp_cost_volume": (*features, (torch.rand(batch, 2, *size) * 0.6 + 0.2).requires_grad_(), 2),
         "compose_labels": (bits[:, 0].contiguous(), classes, torch.rand(batch, 1, *size), 0.5),
         "minimum_barrier": (torch.rand(batch, 3, *size), 3),
+        "soft_union": (torch.rand(batch, 3, 2, *size), *(torch.randn(batch, 2, 2, *size) for _ in range(2))),
         "crf_refine": (torch.rand(batch, 4, *size), torch.rand(batch, 3, *size), 2, 3.0, 3.0, 60.0, 8.0, 5.0),
     }[operator]
 
@@ -135,6 +137,7 @@ def test_exports_as_one_node_of_any_size(operator: str) -> None:
         "activate_cams": (batch, any_size, batch),
         "compose_labels": (any_size, batch, any_size),
         "warp_union": ({0: Dim.AUTO, 3: Dim.AUTO, 4: Dim.AUTO},) * 2,
+        "soft_union": ({0: Dim.AUTO, 3: Dim.AUTO, 4: Dim.AUTO},) * 3,
     }.get(operator, (any_size,) * len(tensors))
     program = torch.export.export(module, tensors, dynamic_shapes={"tensors": shapes})
     node = getattr(torch.ops.f2f, operator).default

@@ -79,6 +79,19 @@ void run_warp_union(Case& stored, int threads) {
     expect_same("the last frame", last, wanted);
 }
 
+void run_soft_union(Case& stored, int threads) {
+    const Size clips = stored.sizes[0], frames = stored.sizes[1], planes = stored.sizes[2];
+    const Size height = stored.sizes[3], width = stored.sizes[4], maps = planes * height * width;
+    const auto values = stored.read<float>(clips * frames * maps);
+    const auto flow = stored.read<float>(clips * (frames - 1) * 2 * height * width);
+    const auto back = stored.read<float>(flow.size());
+    const auto wanted = stored.read<float>(clips * maps);
+    std::vector<float> united(wanted.size());
+    f2f::soft_union(values.data(), flow.data(), back.data(), united.data(), clips, frames, planes, height, width,
+                    threads);
+    expect_same("the union", united, wanted);
+}
+
 // The tap tables of one axis.
 struct Tables {
     Tables(Case& stored, Size size)
@@ -187,6 +200,7 @@ void run(Case& stored, int threads) {
     if (stored.operation == "activate_cams") return run_activate_cams(stored, threads);
     if (stored.operation == "compose_labels") return run_compose_labels(stored, threads);
     if (stored.operation == "minimum_barrier") return run_minimum_barrier(stored, threads);
+    if (stored.operation == "soft_union") return run_soft_union(stored, threads);
     if (stored.operation == "crf_refine") return run_crf_refine(stored, threads);
     // The reference finds its places by way of a normalised grid, which costs it digits.
     if (stored.operation.find("f64") != std::string::npos)

@@ -100,6 +100,17 @@ def minimum_barrier(name: str, images: int, depth: int, height: int, width: int)
     write(name, header, channels, reference.minimum_barrier(channels, 3))
 
 
+def soft_union(name: str, clips: int, frames: int, planes: int, height: int, width: int) -> None:
+    """Ways back that mostly agree, some flow that leaves the frame or is no number."""
+    maps = torch.rand(clips, frames, planes, height, width)
+    flow = 3 * torch.randn(clips, frames - 1, 2, 1, 1) + 0.2 * torch.randn(clips, frames - 1, 2, height, width)
+    back = 0.2 * torch.randn(flow.shape) - flow
+    if frames > 1:
+        flow[0, 0, 0, 0, 0], back[-1, -1, 1, -1, -1] = math.nan, math.inf
+    header = ["soft_union", clips, frames, planes, height, width]
+    write(name, header, maps, flow, back, reference.soft_union(maps, flow, back))
+
+
 def crf_refine(
     name: str, images: int, labels: int, size_hw: tuple[int, int], steps: int, numbers: tuple[float, ...]
 ) -> None:
@@ -139,6 +150,8 @@ def main() -> None:
     crf_refine("crf_refine_61x150", 1, 2, (61, 150), 3, usual)  # more than one band of rows
     crf_refine("crf_refine_23x37", 3, 8, (23, 37), 2, usual)
     crf_refine("crf_refine_1x40", 1, 3, (1, 40), 2, (1.0, 1.0, 0.06, 0.06, 1.0))  # keys of 128 bits
+    for clips, frames, planes, height, width in [(1, 1, 2, 5, 7), (3, 4, 2, 9, 37), (1, 3, 1, 40, 5), (1, 2, 3, 1, 18)]:
+        soft_union(f"soft_union_{height}x{width}", clips, frames, planes, height, width)
 
 
 if __name__ == "__main__":
