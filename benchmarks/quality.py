@@ -30,10 +30,9 @@ from record import write_rows
 from torch import Tensor
 
 from f2f.engine.cam import MultiScaleCams, activate_softly
-from f2f.engine.camera import residual_motion
 from f2f.engine.classify import classify, without_scores
 from f2f.engine.evaluate import MaskScores, overlap
-from f2f.engine.evidence import by_motion, evidence_of, share_of_peak
+from f2f.engine.evidence import evidence_of, share_of_peak
 from f2f.engine.flow import follow_both_ways
 from f2f.engine.options import ClassifyOptions, DecodeOptions, LabelOptions, RuntimeOptions, WindowOptions
 from f2f.engine.pipeline import Networks, open_networks
@@ -134,10 +133,6 @@ def _run(options: Options, source: Path) -> LabelOptions:
 
 
 def _rules(theta_f: float, theta: float) -> Mapping[str, Rule]:
-    def moved(moving: MovingSoftWindow) -> Tensor:
-        union = _soft(moving)
-        return by_motion(union, residual_motion(moving.flow_xy_px[-1])) if len(moving.flow_xy_px) else union
-
     def refined(evidence: Tensor, moving: MovingSoftWindow) -> Tensor:
         return probabilities(evidence, moving.window.frames[-1].image, theta)[1:] > 0.5
 
@@ -147,7 +142,7 @@ def _rules(theta_f: float, theta: float) -> Mapping[str, Rule]:
         "rule paper": lambda moving: _united(moving, theta_f),
         "soft gated union": lambda moving: share_of_peak(_soft(moving)) > theta,
         "soft gated union, CRF": lambda moving: refined(share_of_peak(_soft(moving)), moving),
-        "soft gated union, motion": lambda moving: share_of_peak(moved(moving)) > theta,
+        "soft gated union, motion": lambda moving: evidence_of(moving).evidence > theta,
         "rule f2f": lambda moving: refined(evidence_of(moving).evidence, moving),
     }
 

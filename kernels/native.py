@@ -91,7 +91,7 @@ def soft_union(maps: Tensor, flow_xy_px: Tensor, return_xy_px: Tensor, *, thread
     checks.check_soft_union(maps, flow_xy_px, return_xy_px)
     _check_cpu("maps", maps)
     clips, frames, planes, height, width = maps.shape
-    values, flow, back = (tensor.detach().contiguous() for tensor in (maps, flow_xy_px, return_xy_px))
+    values, flow, back = (tensor.contiguous() for tensor in (maps, flow_xy_px, return_xy_px))
     united = torch.empty((clips, planes, height, width), dtype=torch.float32)
     _extension().soft_union(
         values.data_ptr(), flow.data_ptr(), back.data_ptr(), united.data_ptr(),
@@ -178,7 +178,7 @@ def crf_refine(
     options = (gaussian_px, gaussian_weight, bilateral_px, bilateral_rgb, bilateral_weight)
     checks.check_crf(unary, image, steps, *options)
     _check_cpu("unary", unary)
-    energies, colours = unary.detach().contiguous(), image.detach().contiguous()
+    energies, colours = unary.contiguous(), image.contiguous()
     probabilities = torch.empty(unary.shape, dtype=torch.float32)
     _extension().crf_refine(
         energies.data_ptr(), colours.data_ptr(), probabilities.data_ptr(),
