@@ -15,6 +15,7 @@ from f2f.engine.errors import F2FError, UsageError
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("f2f.training.demo:demo", "render a small crawl, label it, score it, draw a picture of it"),
     "label": ("f2f.engine.commands:label_command", "turn videos that carry a search term into pixel masks"),
+    "segment": ("f2f.engine.commands:segment_command", "segment images and videos with a deployed network"),
     "show": ("f2f.engine.commands:show_command", "draw how a mask came about, frame by frame"),
     "status": ("f2f.engine.commands:status_command", "say how far the run in an output folder is"),
     "train classifier": ("f2f.training.commands:train_classifier", "train a CAM classifier on tagged images"),

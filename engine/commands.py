@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 
 from f2f.engine.cli import EXIT_INTERRUPTED
-from f2f.engine.options import LabelOptions
+from f2f.engine.options import LabelOptions, SegmentOptions
 
 if TYPE_CHECKING:
     from f2f.engine.records import Summary
@@ -69,6 +69,30 @@ def show_command(
 
     print(show_mask(run, mask, out=out, source=source, classifier=classifier, flow=flow))
     return 0
+
+
+def segment_command(options: SegmentOptions, *, json: bool = False) -> int:
+    """Segment images and videos with a deployed network: masks, and overlays to look at.
+
+    Args:
+        options: what is segmented and how.
+        json: print the records as JSON
+    """
+    from f2f.engine.progress import show_inputs
+    from f2f.engine.segment import segment
+
+    with show_inputs() as on_record:
+        summary = segment(options, on_record)
+    if json:
+        print(_json(asdict(summary)))
+    else:
+        for record in summary.records:
+            if record.reason:
+                print(f"{record.input}: {record.status}, {record.reason}: {record.detail}")
+        print(
+            f"{summary.masks} masks of {len(summary.records)} inputs, {summary.count('failed')} failed: {options.out}"
+        )
+    return summary.exit_code
 
 
 def status_command(out: _Out, *, json: bool = False) -> int:

@@ -16,6 +16,7 @@ import tyro
 from f2f.engine.errors import UsageError
 
 MAX_CLASSES = 254  # a mask is 8 bit: 0 is background, 255 is ignore
+MAX_FPS = 240.0
 
 
 def _require(ok: bool, name: str, value: object, accepted: str) -> None:
@@ -26,6 +27,11 @@ def _require(ok: bool, name: str, value: object, accepted: str) -> None:
 
 def _unit_interval(name: str, value: float | None) -> None:
     _require(value is None or 0 <= value <= 1, name, value, "a number from 0 to 1")
+
+
+def _check_scales(scales: tuple[float, ...]) -> None:
+    ok = len(scales) > 0 and all(0 < scale <= 4 and math.isfinite(scale) for scale in scales)
+    _require(ok, "scales", scales, "one or more factors above 0 and up to 4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +67,7 @@ class DecodeOptions:
     """a decoding process that shows no progress for this long is replaced and its video recorded as hung, in seconds"""
 
     def __post_init__(self) -> None:
-        _require(0 < self.sample_fps <= 240, "sample_fps", self.sample_fps, "a rate above 0 and up to 240 frames/s")
+        _require(0 < self.sample_fps <= MAX_FPS, "sample_fps", self.sample_fps, "a rate above 0 and up to 240 frames/s")
         _require(16 <= self.max_side <= 8192, "max_side", self.max_side, "16 to 8192 px")
         _require(self.max_gap_seconds >= 0, "max_gap_seconds", self.max_gap_seconds, "0 or more seconds")
         _require(self.max_pixels >= 1, "max_pixels", self.max_pixels, "1 or more px")
@@ -120,8 +126,7 @@ class CamOptions:
     """rule paper: a pixel is active above this share of its class's peak (default: the network's own, else 0.2)"""
 
     def __post_init__(self) -> None:
-        ok = len(self.scales) > 0 and all(0 < scale <= 4 and math.isfinite(scale) for scale in self.scales)
-        _require(ok, "scales", self.scales, "one or more factors above 0 and up to 4")
+        _check_scales(self.scales)
         _unit_interval("theta_f", self.theta_f)
 
 
@@ -230,6 +235,56 @@ class LabelOptions:
     aggregation: RuleOptions = field(default_factory=RuleOptions)
     write: WriteOptions = field(default_factory=WriteOptions)
     runtimes: RuntimeOptions = field(default_factory=RuntimeOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceOptions:
+    """How a segmenter looks at an image."""
+
+    max_side: int = 500
+    """longer side in px at which the network sees images and videos; larger ones are scaled down, and an image's mask
+    back up; masks of videos stay at that size"""
+    scales: tuple[float, ...] = (1.0,)
+    """sizes, as factors, whose probabilities are averaged"""
+    flip: bool = False
+    """also average with the mirror image"""
+    crf: bool = False
+    """let a dense CRF follow the image's edges"""
+
+    def __post_init__(self) -> None:
+        _require(16 <= self.max_side <= 8192, "max_side", self.max_side, "16 to 8192 px")
+        _check_scales(self.scales)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentOptions:
+    """Everything `segment` needs; three fields have no default."""
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """segmenter network: a file of `f2f export segmenter`"""
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """an image, a video, or a folder of them"""
+    out: Path
+    """folder that receives masks/, overlays/, labels.txt and summary.json; files of the same names are replaced"""
+    overlays: bool = True
+    """draw the masks over their images, and for a video a film of it, below overlays/"""
+    sample_fps: float = 0.0
+    """frames per second that are taken of a video (0: every frame)"""
+    decoders: int = 0
+    """decoding processes (0: one per core, 4 at most)"""
+    inference: InferenceOptions = field(default_factory=InferenceOptions)
+    runtimes: RuntimeOptions = field(default_factory=RuntimeOptions)
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.sample_fps <= MAX_FPS, "sample_fps", self.sample_fps, "0 (every frame) to 240 frames/s")
+        _require(0 <= self.decoders <= 256, "decoders", self.decoders, "0 (one per core) to 256 processes")
+
+    @property
+    def decode(self) -> DecodeOptions:
+        """How its videos are decoded."""
+        return DecodeOptions(
+            sample_fps=self.sample_fps or MAX_FPS, max_side=self.inference.max_side, decoders=self.decoders
+        )
 
 
 # Options that change how fast a run is, or where its files are, never what it writes.

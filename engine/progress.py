@@ -32,6 +32,16 @@ def show_progress(quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
 
 
 @contextmanager
+def show_inputs() -> Iterator[Callable[[object, int], None]]:
+    """A callback that counts settled inputs of a known number; draws on stderr where that is a terminal."""
+    columns = (TextColumn("inputs"), BarColumn(), MofNCompleteColumn(), TextColumn("ETA"), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with RichProgress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("inputs", total=None)
+        yield lambda _, total: bar.update(task, total=total, advance=1)
+
+
+@contextmanager
 def _live(console: Console) -> Iterator[Callable[[Progress], None]]:
     columns = (
         TextColumn("videos"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TextColumn("ETA"),

@@ -218,6 +218,20 @@ def saliency_file(path: Path, metadata: Mapping[str, str] | None = None) -> Path
     return _network(path, graph, given if metadata is None else metadata)
 
 
+def segmenter_file(path: Path, metadata: Mapping[str, str] | None = None, *, gain: float = 20.0) -> Path:
+    """Classes red, green, blue: logit = gain · (colour minus the mean of the two others - .25), background 0."""
+    weight = np.vstack([np.zeros((1, 3)), gain * (1.5 * np.eye(3) - 0.5)])  # [4, 3]
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "weight", "bias"], ["logits"])],
+        "segmenter",
+        [_value("image", ["batch", 3, "height", "width"])],
+        [_value("logits", ["batch", 4, "height", "width"])],
+        [_constant("weight", weight.reshape(4, 3, 1, 1)), _constant("bias", [0, *[-gain / 4] * 3])],
+    )
+    given = {"f2f.kind": "segmenter", "f2f.classes": json.dumps(CLASSES)}
+    return _network(path, graph, given if metadata is None else metadata)
+
+
 @dataclass(frozen=True)
 class TinyNetworks:
     """Files of the three hand-made networks."""

@@ -19,7 +19,8 @@ def open_network(name: str, kind: Kind, options: RuntimeOptions) -> Network:
     """
     path = bundled(kind) if name == "demo" else Path(name)
     if not path.is_file():
-        raise UsageError(f"--{kind} {name}: there is no such file; accepted: demo, or a file from `f2f export {kind}`")
+        ours = "demo, or " if bundled(kind).is_file() else ""
+        raise UsageError(f"{kind} {name}: there is no such file; accepted: {ours}a file from `f2f export {kind}`")
     if _runtime_of(path, options) == "torch":
         from f2f.engine.runtimes.torch_export import TorchNetwork
 
