@@ -30,8 +30,8 @@ VERSIONS: dict[str, tuple[str, ...]] = {
     "warp_cost_volume": (CPP, TRITON, TORCH),
     "compose_labels": (CPP, TRITON, TORCH),
     "minimum_barrier": (CPP, TORCH),
-    "crf_refine": (CPP, TORCH),
-    "soft_union": (CPP, TORCH),
+    "crf_refine": (CPP, TRITON, TORCH),
+    "soft_union": (CPP, TRITON, TORCH),
 }
 
 _log = logging.getLogger(__name__)

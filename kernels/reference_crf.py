@@ -1,7 +1,8 @@
 """`crf_refine` in plain torch: the definition.
 
-Letters: B windows, L labels, H, W size, N = H * W pixels. The kernels are exact, every pixel with every other; the
-C++ version works on a lattice that only comes near them, so it gives other values and, mostly, the same labels.
+Letters: B windows, L labels, H, W size, N = H * W pixels. The kernels are exact, every pixel with every other, and so
+they are in the Triton version (the same values within rounding); the C++ version works on a lattice that only comes
+near them, so it gives other values and, mostly, the same labels.
 """
 
 from __future__ import annotations
@@ -47,10 +48,15 @@ def crf_refine(
     options = (gaussian_px, gaussian_weight, bilateral_px, bilateral_rgb, bilateral_weight)
     checks.check_crf(unary, image, steps, *options)
     with torch.no_grad():
-        logits = -unary.nan_to_num(MAX_ENERGY).clamp(-MAX_ENERGY, MAX_ENERGY)  # [B, L, H, W]
-        colours = image.nan_to_num(0.0).clamp(0, 1) * 255
-        shares = [_mean_field(*window, steps, *options) for window in zip(logits, colours, strict=True)]
+        windows = zip(*finite_inputs(unary, image), strict=True)
+        shares = [_mean_field(*window, steps, *options) for window in windows]
         return torch.stack(shares) if shares else torch.empty_like(unary)
+
+
+def finite_inputs(unary: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [B, L, H, W] of ±`MAX_ENERGY` and colours [B, 3, H, W] of 0..255, whatever comes in."""
+    logits = -unary.nan_to_num(MAX_ENERGY).clamp(-MAX_ENERGY, MAX_ENERGY)
+    return logits, image.nan_to_num(0.0).clamp(0, 1) * 255
 
 
 def _mean_field(
@@ -68,7 +74,7 @@ def _mean_field(
     if steps == 0 or logits.numel() == 0:
         return shares
     height, width = logits.shape[1:]
-    vertical, horizontal = (_gaussian_matrix(size, gaussian_px, logits) for size in (height, width))
+    vertical, horizontal = (gaussian_matrix(size, gaussian_px, logits) for size in (height, width))
     features = _features(colours, bilateral_px, bilateral_rgb)  # [N, 5]
     norm = _apply_bilateral(features, features.new_ones(1, height * width)).rsqrt()  # [1, N]
     for _ in range(steps):
@@ -79,7 +85,7 @@ def _mean_field(
     return shares
 
 
-def _gaussian_matrix(size: int, deviation_px: float, like: Tensor) -> Tensor:
+def gaussian_matrix(size: int, deviation_px: float, like: Tensor) -> Tensor:
     """The Gaussian of one axis, normalised symmetrically, [size, size]; of both axes it is the product."""
     place = torch.arange(size, dtype=torch.float64, device=like.device)
     matrix = torch.exp(-0.5 * ((place[:, None] - place) / deviation_px) ** 2)

@@ -68,9 +68,7 @@ def test_the_best_version_is_chosen() -> None:
     in_use = backend_in_use()
     assert set(in_use.values()) == {"cpp"}
     assert set(in_use) == set(f2f.kernels.__all__) - {"backend_in_use", "pack_planes", "unpack_planes"}
-    assert backend_in_use("cuda") == dict.fromkeys(in_use, "triton") | dict.fromkeys(
-        ["minimum_barrier", "crf_refine", "soft_union"], "torch"
-    )
+    assert backend_in_use("cuda") == dict.fromkeys(in_use, "triton") | {"minimum_barrier": "torch"}
     assert set(backend_in_use("mps").values()) == {"torch"}
 
 

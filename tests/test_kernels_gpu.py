@@ -180,6 +180,25 @@ def test_impossible_class_numbers_count_as_none(monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(*labels)
 
 
+# soft_union
+
+
+def soft_clips(clips: int, frames: int, planes: int, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Maps [B, K, P, H, W] and flow [B, K-1, 2, H, W] both ways that agrees in some places."""
+    flow = torch.randn(clips, frames - 1, 2, *size_hw, device=DEVICE)
+    return torch.rand(clips, frames, planes, *size_hw, device=DEVICE), flow, 0.4 * torch.randn_like(flow) - flow
+
+
+@pytest.mark.parametrize("frames", [2, 3, 4])
+def test_a_small_cache_takes_few_soft_clips_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, started: list[Any], frames: int
+) -> None:
+    given = soft_clips(3, frames, 2, (11, 7))
+    monkeypatch.setattr(launch, "l2_bytes", lambda where: 2 * 2 * 2 * (2 * 11 * 7 * 4))  # half of it: two clips' pairs
+    assert torch.equal(gpu.soft_union(*given), reference.soft_union(*given))
+    assert len(started) == 2 * (frames - 1)
+
+
 # all of them
 
 
@@ -192,6 +211,11 @@ def test_nothing_to_do_needs_no_kernel(started: list[Any]) -> None:
     active, peaks = gpu.activate_cams(cams, flips, none, (4, 5), 0.3)
     assert (active.shape, peaks.shape) == ((2, 0, 4, 5), (2, 0))
     assert gpu.compose_labels(active[:0], none[:0], None, 0.3).shape == (0, 4, 5)
+    for clips, frames, maps in ((0, 3, 2), (2, 1, 2), (2, 3, 0)):
+        assert gpu.soft_union(*soft_clips(clips, frames, maps, (4, 5))).shape == (clips, maps, 4, 5)
+    for shape in ((0, 2, 4, 5), (1, 2, 0, 5)):
+        image = torch.zeros(shape[0], 3, *shape[2:], device=DEVICE)
+        assert gpu.crf_refine(torch.zeros(shape, device=DEVICE), image).shape == shape
     features = torch.zeros(0, 3, 4, 5, device=DEVICE)
     volume = gpu.warp_cost_volume(features, features, torch.zeros(0, 2, 4, 5, device=DEVICE))
     assert volume.shape == (0, 81, 4, 5)
@@ -216,6 +240,10 @@ def everything() -> Iterator[Callable[[], object]]:
     yield partial(gpu.activate_cams, cams, flips, classes, (2, 3), 0.3)
     for saliency in (None, torch.rand(2, 1, 2, 3, device=DEVICE)):
         yield partial(gpu.compose_labels, active, classes, saliency, 0.3)
+    yield partial(gpu.soft_union, *soft_clips(1, 3, 1, (2, 3)))
+    for labels in (2, 3, 17):
+        unary, image = (torch.rand(1, channels, 2, 3, device=DEVICE) for channels in (labels, 3))
+        yield partial(gpu.crf_refine, unary, image, steps=1)
     for dtype, channels in itertools.product(FLOATS, (1, 40, 70)):
         f1, f2, shift = random_features(channels, (2, 3), dtype)
         volume = gpu.cost_volume(f1, f2, 1)
@@ -267,6 +295,19 @@ def test_a_cuda_graph_captures_the_mask_operators() -> None:
         united.zero_()
         graph.replay()
         assert torch.equal(united, expected)
+
+
+@needs_cuda
+def test_a_cuda_graph_captures_soft_union() -> None:
+    given = soft_clips(2, 4, 3, (64, 96))
+    expected = gpu.soft_union(*given)  # compiles
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        united = gpu.soft_union(*given)
+    united.zero_()
+    graph.replay()
+    assert torch.equal(united, expected)
+    assert torch.equal(united, reference.soft_union(*given))
 
 
 @needs_cuda

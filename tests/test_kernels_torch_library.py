@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from gpu_material import DEVICE
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 
 import f2f.kernels.ops  # noqa: F401  # registers the operators
 from f2f import kernels
-from f2f.kernels import pack_planes
+from f2f.kernels import dispatch, pack_planes
 
 OPERATORS = (
     "activate_cams",
@@ -73,6 +74,15 @@ def tensors_of(values: Any) -> list[Tensor]:
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_opcheck(operator: str) -> None:
     torch.library.opcheck(getattr(torch.ops.f2f, operator).default, arguments(operator))
+
+
+@pytest.mark.parametrize("operator", ["soft_union", "crf_refine"])
+def test_opcheck_of_triton_versions(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (reason := dispatch.obstacles(DEVICE)[dispatch.TRITON]) != "":
+        pytest.skip(reason)
+    monkeypatch.setenv(dispatch.ENVIRONMENT, dispatch.TRITON)
+    given = (value.to(DEVICE) if isinstance(value, Tensor) else value for value in arguments(operator))
+    torch.library.opcheck(getattr(torch.ops.f2f, operator).default, tuple(given))
 
 
 @pytest.mark.parametrize("operator", ["cost_volume", "warp_cost_volume"])

@@ -43,6 +43,8 @@ class Blocks:
     interpreter: Mapping[str, int]
     warps: int = 4
     stages: int = 1
+    fuse: bool = False
+    """a * b + c may round once: only where nothing asks for the definition's bits"""
 
     def __getitem__(self, name: str) -> int:
         """The size in use here."""
@@ -56,7 +58,7 @@ class Blocks:
     @property
     def options(self) -> dict[str, Any]:
         """What the compiler is told. Without fusion a * b + c rounds twice, as in the definitions."""
-        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": False}
+        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": self.fuse}
 
 
 def device(body: Body) -> Body:

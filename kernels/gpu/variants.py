@@ -27,7 +27,16 @@ from f2f.kernels.gpu.cost_volume import (
     cost_kernel,
     gradient_kernel,
 )
+from f2f.kernels.gpu.crf_refine import (
+    MANY_LABELS,
+    SOME_LABELS,
+    TWO_LABELS,
+    many_labels_kernel,
+    two_labels_kernel,
+)
 from f2f.kernels.gpu.launch import Blocks, Kernel
+from f2f.kernels.gpu.soft_union import BLOCKS as SOFT_BLOCKS
+from f2f.kernels.gpu.soft_union import soft_step_kernel
 from f2f.kernels.gpu.warp_features import SAMPLE_BLOCKS, SCATTER_BLOCKS, sample_kernel, scatter_kernel
 from f2f.kernels.gpu.warp_union import CLIP_BLOCKS, STEP_BLOCKS, clip_kernel, step_kernel
 
@@ -93,6 +102,7 @@ def all_variants() -> Iterator[Variant]:
         for keep in (False, True):
             yield Variant(clip_kernel, CLIP_BLOCKS, f"i32 {flow} i32 i32", 64, {"keep_steps": keep})
     yield from _label_variants()
+    yield from _soft_variants()
     for name, dot in (("fp32", tl.float32), ("fp16", tl.float16), ("bf16", tl.bfloat16)):
         yield from _feature_variants(name, dot)
 
@@ -103,6 +113,13 @@ def _label_variants() -> Iterator[Variant]:
     yield Variant(area_kernel, AREA_BLOCKS, "i32 i32", registers=64)
     yield Variant(pick_kernel, PICK_BLOCKS, "u8 i32 i32 i32 fp32", 40, {"given_saliency": True})
     yield Variant(pick_kernel, PICK_BLOCKS, "u8 i32 i32 i32 i32", 40, {"given_saliency": False})
+
+
+def _soft_variants() -> Iterator[Variant]:
+    yield Variant(soft_step_kernel, SOFT_BLOCKS, "fp32 fp32 fp32 fp32 fp32", registers=64)
+    yield Variant(two_labels_kernel, TWO_LABELS, "fp32 fp32 fp32", registers=96)
+    yield Variant(many_labels_kernel, SOME_LABELS, "fp32 fp32 fp32", registers=128)
+    yield Variant(many_labels_kernel, MANY_LABELS, "fp32 fp32 fp32", registers=168)
 
 
 def _feature_variants(name: str, dot: tl.dtype) -> Iterator[Variant]:
