@@ -93,11 +93,11 @@ def judged_masks(run: LabelOptions, truth: Path, flow: str) -> Iterator[Judged]:
 
 def _judged(judged: JudgedWindow, theta: float) -> Judged:
     evident, place = evidence_of(judged.moving), judged.place
-    refined = probabilities(evident.evidence, judged.moving.window.frames[-1].image, theta)  # [1 + P, H, W]
-    scores = overlap((refined[1 + place] > 0.5).numpy(), judged.true)
+    classes = probabilities(evident.evidence, judged.moving.window.frames[-1].image, theta)[1:]  # [P, H, W]
+    scores = overlap((classes[place] > 0.5).numpy(), judged.true)
     precision = 0.0 if np.isnan(scores.precision) else scores.precision  # an empty mask
-    estimate = estimated_iou(refined, evident.moves)[place]
-    return Judged(signs(refined, evident.moves)[place], estimate, scores.iou, precision)
+    estimate = estimated_iou(classes, evident.moves)[place]
+    return Judged(signs(classes, evident.moves)[place], estimate, scores.iou, precision)
 
 
 # ---- weights

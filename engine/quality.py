@@ -27,27 +27,26 @@ _DECIMALS = 3
 _LEAST = 1e-6
 
 
-def estimated_iou(probabilities: Tensor, moves: Tensor) -> tuple[float, ...]:
-    """The estimated IoU of each of P classes, in 0..1; 0 for a class that is nowhere the likeliest.
+def estimated_iou(classes: Tensor, moves: Tensor) -> tuple[float, ...]:
+    """The estimated IoU of each of P masks, which are where their class is more likely than not; 0 for an empty one.
 
     Args:
-        probabilities: float32 [1 + P, H, W] of background and classes, which sum to 1.
+        classes: float32 [P, H, W] in 0..1: the probability of each class, without background's.
         moves: float32 [H, W] in 0..1: motion against the camera.
     """
-    signs_of_classes, masks = signs(probabilities, moves), _masks(probabilities)
-    estimates = torch.sigmoid(OFFSET + signs_of_classes @ torch.tensor(WEIGHTS))  # [P]
-    return tuple(round(float(value), _DECIMALS) for value in torch.where(masks.any(-1).any(-1), estimates, 0.0))
+    estimates = torch.sigmoid(OFFSET + signs(classes, moves) @ torch.tensor(WEIGHTS))  # [P]
+    some = _masks(classes).flatten(1).any(1)  # [P]
+    return tuple(round(float(estimate), _DECIMALS) for estimate in torch.where(some, estimates, 0.0))
 
 
-def signs(probabilities: Tensor, moves: Tensor) -> Tensor:
-    """What speaks for each class's mask, float32 [P, 3].
+def signs(classes: Tensor, moves: Tensor) -> Tensor:
+    """What tells of each mask how right it is, float32 [P, 3]; arguments as above.
 
     - how its probability correlates with motion of its own over the frame, -1..1; 0 where nothing moves;
     - how decided it is: the IoU of where it is almost sure and where it is at all possible, 0..1;
     - the share of the frame's border that it covers, 0..1: background is what touches the border.
     """
-    classes = probabilities[1:]  # [P, H, W]
-    return torch.stack([_correlation(classes, moves), _decidedness(classes), _on_border(_masks(probabilities))], dim=1)
+    return torch.stack([_correlation(classes, moves), _decidedness(classes), _on_border(_masks(classes))], dim=1)
 
 
 def keep_good(
@@ -77,10 +76,8 @@ def _with_count(end: VideoEnd, left_out: list[float], least: float) -> VideoEnd:
     return replace(end, note=end.note or ("low_quality", detail), left_out=len(left_out))
 
 
-def _masks(probabilities: Tensor) -> Tensor:
-    """Where each class is the likeliest label, bool [P, H, W]."""
-    labels = torch.arange(1, len(probabilities))[:, None, None]  # [P, 1, 1]
-    return probabilities.argmax(dim=0) == labels
+def _masks(classes: Tensor) -> Tensor:
+    return classes > 0.5
 
 
 def _correlation(classes: Tensor, moves: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def _labelled(theta: float, sure: float, evident: EvidentWindow) -> LabelledWind
     confidence, likeliest = refined.max(dim=0)  # [H, W] each
     numbers = torch.tensor([0, *(channel + 1 for channel in evident.window.classes)], dtype=torch.uint8)
     labels = torch.where(confidence >= sure, numbers[likeliest], IGNORE)
-    qualities = estimated_iou(refined, evident.moves)
+    qualities = estimated_iou(refined[1:], evident.moves)
     return LabelledWindow(evident.window, labels.numpy(), _to_bytes(confidence), qualities)
 
 
