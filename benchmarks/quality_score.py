@@ -57,6 +57,8 @@ class Options(WorldOptions):
 class Judged:
     """A mask, what is said of it, and what is so."""
 
+    video: str
+    """id of the input"""
     signs: Tensor
     """float32 [3]"""
     quality: float
@@ -97,7 +99,7 @@ def _judged(judged: JudgedWindow, theta: float) -> Judged:
     scores = overlap((classes[place] > 0.5).numpy(), judged.true)
     precision = 0.0 if np.isnan(scores.precision) else scores.precision  # an empty mask
     estimate = estimated_iou(classes, evident.moves)[place]
-    return Judged(signs(classes, evident.moves)[place], estimate, scores.iou, precision)
+    return Judged(judged.video, signs(classes, evident.moves)[place], estimate, scores.iou, precision)
 
 
 # ---- weights
@@ -152,6 +154,7 @@ def _row(part: str, share: int, masks: Sequence[Judged], ideal: Sequence[Judged]
         "part": part,
         "share_pct": share,
         "masks": len(masks),
+        "videos": len({mask.video for mask in masks}),
         "least_quality": f"{min(qualities):.3f}",
         "mean_quality": f"{np.mean(qualities):.3f}",
         "iou": f"{np.mean(ious):.3f}",
