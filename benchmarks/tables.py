@@ -60,26 +60,22 @@ def markdown(name: str) -> str:
 
 
 def quality_scores() -> list[dict[str, str]]:
-    """One row per share of the masks that is kept, best quality first: where that starts, and what is kept, per world."""
+    """One row per share of the masks that is kept, best quality first: from which quality on, and what they are."""
     worlds = {world: read_rows(f"quality_score_{world}") for world in ("real", "synthetic")}
-    kept = {world: {row["share_pct"]: row for row in rows if row["part"] == "kept"} for world, rows in worlds.items()}
     return [
         {
             "masks_kept": f"{share} %",
-            **{
-                f"{world}: {title}": kept[world][share][column]
-                for world in worlds
-                for title, column in (
-                    ("quality from", "least_quality"),
-                    ("IoU", "iou"),
-                    ("precision", "precision"),
-                    ("videos", "videos"),
-                )
-            },
+            **{f"{world}: {title}": entry for world, rows in worlds.items() for title, entry in _kept(share, rows)},
             **{column: worlds["real"][0][column] for column in ("machine", "versions", "commit")},
         }
         for share in _KEPT_PCT
     ]
+
+
+def _kept(share: str, rows: Sequence[dict[str, str]]) -> list[tuple[str, str]]:
+    (row,) = (row for row in rows if (row["part"], row["share_pct"]) == ("kept", share))
+    columns = {"quality from": "least_quality", "iou": "iou", "precision": "precision", "videos": "videos"}
+    return [(title, row[column]) for title, column in columns.items()]
 
 
 def condensed(name: str, rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
