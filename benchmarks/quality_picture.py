@@ -42,7 +42,7 @@ def draw(worlds: Mapping[str, Sequence[Row]], folder: Path) -> None:
 def _draw_kept(axes: plt.Axes, world: str, rows: Sequence[Row]) -> None:
     label, colour, width = _LOOKS[world]
     shares, ious = [int(row["share_pct"]) for row in rows], [float(row["iou"]) for row in rows]
-    axes.plot(shares, ious, "o-", color=colour, linewidth=width, markersize=2 * width, label=label)
+    axes.plot(shares, ious, "o-", color=colour, linewidth=width, markersize=2 * width, label=label, zorder=width)
     if world != "calibration":
         ideal = [float(row["iou_of_the_truly_best"]) for row in rows]
         axes.plot(shares, ideal, color=colour, linewidth=1, linestyle=(0, (2, 2)))
@@ -52,7 +52,8 @@ def _draw_groups(axes: plt.Axes, world: str, rows: Sequence[Row]) -> None:
     _, colour, width = _LOOKS[world]
     estimated, true = [float(row["mean_quality"]) for row in rows], [float(row["iou"]) for row in rows]
     errors = [float(row["iou_standard_error"]) for row in rows]
-    axes.errorbar(estimated, true, errors, fmt="o-", color=colour, linewidth=width, markersize=2 * width, elinewidth=1)
+    look = {"color": colour, "linewidth": width, "markersize": 2 * width, "elinewidth": 1, "zorder": width}
+    axes.errorbar(estimated, true, errors, fmt="o-", **look)
 
 
 def _finish_kept(axes: plt.Axes) -> None:

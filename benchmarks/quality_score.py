@@ -69,7 +69,7 @@ class Judged:
 def main(options: Options) -> None:
     """Do it."""
     if options.what == "picture":
-        draw({world: read_rows(f"quality_score_{world}") for world in ("calibration", "synthetic", "real")}, DOCS)
+        draw({world: read_rows(f"quality_score_{world}") for world in ("real", "synthetic", "calibration")}, DOCS)
         return
     with TemporaryDirectory(prefix="f2f-") as folder:
         masks = list(judged_masks(*_world(options, Path(folder)), options.flow))

@@ -162,8 +162,8 @@ class RuleOptions:
     confidence: bool = False
     """rule f2f: also write voc/Confidence/<id>.png, the probability of every pixel's label (255: certain)"""
     min_quality: float = 0.0
-    """rule f2f: masks whose `quality` (labels.parquet), an estimate of their IoU, is below this are not written (0: all
-    are)"""
+    """rule f2f: leave out masks whose estimated IoU (`quality` in labels.parquet; rule paper gives none) is below this,
+    after windows are chosen and counted (0: keep all)"""
 
     def __post_init__(self) -> None:
         _require(self.rule in {"paper", "f2f"}, "rule", self.rule, "paper or f2f")

@@ -2,12 +2,12 @@
 
 The estimate is of the mask's IoU with the truth: a logistic function of three things that are cheap, and that rise or
 fall with the IoU of rendered and of real masks alike. The weights are fitted to masks of 60 rendered videos, none of
-which trained a network or is measured in the README, by
+which is measured in the README, by
 
     python benchmarks/quality_score.py calibrate
 
-It ranks masks better than it measures them: of a class, a camera or a classifier that makes better masks than the
-synthetic web does, the estimates are too low together.
+It ranks masks better than it measures them: where masks are better than those of the synthetic web, as on the README's
+real videos, the estimates are too low together.
 """
 
 from __future__ import annotations
