@@ -39,13 +39,14 @@ _HEADLINES = {
         ("warp_cost_volume", "forward", "B1 L5 384x640"): ("PWC-Net's five levels, 384×640", ""),
     },
 }
+_KEPT_PCT = ("20", "40", "60", "80", "100")
 _OURS = ("f2f triton", "f2f cpp", "f2f torch")  # best first
 _OTHERS = ("torch eager", "torch compile", "opencv", "kornia", "localcorr")
 
 
 def markdown(name: str) -> str:
     """The rows of `results/<name>.csv` as a Markdown table, with where they were measured below."""
-    rows = read_rows(name)
+    rows = quality_scores() if name == "quality_score" else read_rows(name)
     if name in _HEADLINES:
         rows = condensed(name, rows)
     if name == "flow":
@@ -56,6 +57,25 @@ def markdown(name: str) -> str:
     return "\n".join(
         [*lines, "", f"<sub>{rows[0]['machine']}; {rows[0]['versions']}; commit {rows[0]['commit']}</sub>", ""]
     )
+
+
+def quality_scores() -> list[dict[str, str]]:
+    """One row per share of the masks that is kept, best quality first: from which quality on, and what they are."""
+    worlds = {world: read_rows(f"quality_score_{world}") for world in ("real", "synthetic")}
+    return [
+        {
+            "masks_kept": f"{share} %",
+            **{f"{world}: {title}": entry for world, rows in worlds.items() for title, entry in _kept(share, rows)},
+            **{column: worlds["real"][0][column] for column in ("machine", "versions", "commit")},
+        }
+        for share in _KEPT_PCT
+    ]
+
+
+def _kept(share: str, rows: Sequence[dict[str, str]]) -> list[tuple[str, str]]:
+    (row,) = (row for row in rows if (row["part"], row["share_pct"]) == ("kept", share))
+    columns = {"quality from": "least_quality", "iou": "iou", "precision": "precision", "videos": "videos"}
+    return [(title, row[column]) for title, column in columns.items()]
 
 
 def condensed(name: str, rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:

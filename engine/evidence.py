@@ -33,17 +33,22 @@ def weigh(windows: Iterator[MovingSoftWindow | VideoEnd], clock: StageClock) -> 
 def evidence_of(moving: MovingSoftWindow) -> EvidentWindow:
     """The evidence of one window."""
     (union,) = soft_union(moving.maps[None], moving.flow_xy_px[None], moving.return_xy_px[None])  # [P, H, W]
-    if len(moving.flow_xy_px):
-        union = by_motion(union, residual_motion(moving.flow_xy_px[-1]))
-    return EvidentWindow(moving.window, share_of_peak(union))
+    if not len(moving.flow_xy_px):
+        return EvidentWindow(moving.window, share_of_peak(union), torch.zeros(moving.window.size_hw))
+    moves = own_motion(residual_motion(moving.flow_xy_px[-1]))
+    return EvidentWindow(moving.window, share_of_peak(by_motion(union, moves)), moves)
 
 
-def by_motion(union: Tensor, residual_px: Tensor) -> Tensor:
-    """Activation [P, H, W] weighted by motion of its own, from how far [H, W] px a pixel moves against the camera.
+def own_motion(residual_px: Tensor) -> Tensor:
+    """How far [H, W] px a pixel moves against the camera -> how much that counts, [H, W] in 0..1."""
+    return 1 - torch.exp(-residual_px / MOTION_PX)
+
+
+def by_motion(union: Tensor, moves: Tensor) -> Tensor:
+    """Activation [P, H, W] weighted by motion of its own [H, W] in 0..1.
 
     Where nothing but the camera moves, all pixels get the same weight.
     """
-    moves = 1 - torch.exp(-residual_px / MOTION_PX)  # [H, W] in 0..1
     shares = motion_share(union, moves)[:, None, None]  # [P, 1, 1]
     return union * (1 - shares * (1 - moves))
 

@@ -166,13 +166,18 @@ class RuleOptions:
     """rule f2f: a pixel whose likeliest label has a lower probability is ignored"""
     confidence: bool = False
     """rule f2f: also write voc/Confidence/<id>.png, the probability of every pixel's label (255: certain)"""
+    min_quality: float = 0.0
+    """rule f2f: leave out masks whose estimated IoU (`quality` in labels.parquet; rule paper gives none) is below this,
+    after windows are chosen and counted (0: keep all)"""
 
     def __post_init__(self) -> None:
         _require(self.rule in {"paper", "f2f"}, "rule", self.rule, "paper or f2f")
         _require(0 < self.theta < 1, "theta", self.theta, "a number between 0 and 1")
         _unit_interval("sure", self.sure)
         has_probabilities = self.rule == "f2f"
-        _require(has_probabilities or not self.confidence, "confidence", f"with --rule {self.rule}", "--rule f2f")
+        _unit_interval("min_quality", self.min_quality)
+        for name, asked in (("confidence", self.confidence), ("min_quality", self.min_quality)):
+            _require(has_probabilities or not asked, name, f"with --rule {self.rule}", "--rule f2f")
 
 
 @dataclass(frozen=True, kw_only=True)

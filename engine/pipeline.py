@@ -21,6 +21,7 @@ from f2f.engine.flow import Flow, follow, follow_both_ways, open_flow
 from f2f.engine.flow_picture import picture_flow
 from f2f.engine.options import LabelOptions, pinned
 from f2f.engine.pool import DecodePool
+from f2f.engine.quality import keep_good
 from f2f.engine.records import MaskRecord, Summary, VideoRecord
 from f2f.engine.refine import refine
 from f2f.engine.run import Run, locked, open_run
@@ -147,7 +148,7 @@ def _stages(
     writer: ShardWriter,
     clock: StageClock,
 ) -> Iterator[MaskRecord | VideoRecord]:
-    """decode -> classify -> window -> what the rule does -> write."""
+    """decode -> classify -> window -> what the rule does -> those that are good enough -> write."""
     if networks.tau is None and options.window.windows != "best":
         scored = without_scores(frames)
     else:
@@ -158,7 +159,7 @@ def _stages(
         labelled = _by_evidence(windows, cams, networks, options, writer, clock)
     else:
         labelled = _by_the_paper(windows, cams, networks, options, writer, clock)
-    return write(labelled, writer, clock)
+    return write(keep_good(labelled, queries, options.aggregation.min_quality), writer, clock)
 
 
 def _by_the_paper(

@@ -107,5 +107,7 @@ def print_summary(summary: Summary, console: Console) -> None:
     )
     table.add_row(*map(str, counts))
     console.print(table)
+    if summary.left_out:
+        console.print(f"masks left out for their quality: {summary.left_out}")
     if summary.reasons:
         console.print("reasons: " + ", ".join(f"{name} {count}" for name, count in summary.reasons.items()))

@@ -56,6 +56,8 @@ class VideoRecord:
     codec: str = ""
     stopped_early: bool = False
     tags: str = ""
+    left_out: int = 0
+    """masks whose quality was below --min-quality"""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class MaskRecord:
     ignore_px: int
     width_px: int
     height_px: int
+    quality: float | None = None
+    """estimated IoU of the query's class, in 0..1; none with rule paper, which has no probabilities to judge by"""
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def video_record(row: InputRow, end: VideoEnd, masks: int) -> VideoRecord:
         packet_errors=report.packet_errors, dropped_frames=report.dropped_frames, shots=report.shots,
         start_seconds=report.start_seconds, last_seconds=report.last_seconds, fps=report.fps,
         width_px=report.size_wh[0], height_px=report.size_wh[1], rotation_degrees=report.rotation_degrees,
-        codec=report.codec, stopped_early=report.stopped_early,
+        codec=report.codec, stopped_early=report.stopped_early, left_out=end.left_out,
     )  # fmt: skip
 
 
@@ -172,6 +176,8 @@ class Summary:
     failed: int
     pending: int
     masks: int
+    left_out: int
+    """masks that were not written because their quality was too low"""
     reasons: dict[str, int]
     """how often each reason occurs"""
     queries: dict[str, dict[str, int]]
@@ -202,6 +208,7 @@ def summarize(inputs: int, shards: Iterable[ShardRecord]) -> Summary:
         **{name: status[name] for name in STATUSES},
         pending=inputs - len(videos),
         masks=sum(len(shard.masks) for shard in shards),
+        left_out=sum(video.left_out for video in videos),
         reasons=dict(sorted(Counter(video.reason for video in videos if video.reason).items())),
         queries=dict(sorted(queries.items())),
     )
@@ -230,6 +237,7 @@ def _write_table(path: Path, kind: Any, records: Sequence[Any], constants: Mappi
         "str": pa.string(), "Status": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(),
         "tuple[str, ...]": pa.list_(pa.string()), "tuple[float, ...]": pa.list_(pa.float64()),
         "tuple[float, ...] | None": pa.list_(pa.float64()), "tuple[int, ...]": pa.list_(pa.int64()),
+        "float | None": pa.float32(),
     }  # fmt: skip
     columns: dict[str, Any] = {}
     for entry in fields(kind):

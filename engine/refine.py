@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from f2f.engine.classify import to_tensor
+from f2f.engine.quality import estimated_iou
 from f2f.engine.stage import StageClock, per_window
 from f2f.engine.types import IGNORE, EvidentWindow, ImageArray, LabelledWindow, VideoEnd
 from f2f.kernels import crf_refine
@@ -34,10 +35,12 @@ def refine(
 
 
 def _labelled(theta: float, sure: float, evident: EvidentWindow) -> LabelledWindow:
-    confidence, likeliest = probabilities(evident.evidence, evident.window.frames[-1].image, theta).max(dim=0)  # [H, W]
+    refined = probabilities(evident.evidence, evident.window.frames[-1].image, theta)  # [1 + P, H, W]
+    confidence, likeliest = refined.max(dim=0)  # [H, W] each
     numbers = torch.tensor([0, *(channel + 1 for channel in evident.window.classes)], dtype=torch.uint8)
     labels = torch.where(confidence >= sure, numbers[likeliest], IGNORE)
-    return LabelledWindow(evident.window, labels.numpy(), _to_bytes(confidence))
+    qualities = estimated_iou(refined[1:], evident.moves)
+    return LabelledWindow(evident.window, labels.numpy(), _to_bytes(confidence), qualities)
 
 
 def probabilities(evidence: Tensor, image: ImageArray, theta: float) -> Tensor:

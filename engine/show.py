@@ -179,9 +179,10 @@ def _title(mask: MaskRecord, rule: str) -> tuple[str, str]:
     total = mask.width_px * mask.height_px / 100
     names = [f"{name} {area / total:.1f} %" for name, area in zip(mask.classes, mask.areas_px, strict=True)]
     areas = [*names, f"background {mask.background_px / total:.1f} %", f"ignored {mask.ignore_px / total:.1f} %"]
+    estimate = "" if mask.quality is None else f"estimated IoU {mask.quality:.2f};  "
     return (
         _drawable(f"{mask.query}:  {mask.video}   (mask {mask.id})"),
-        _drawable(f"rule {rule};  {',  '.join(areas)}"),
+        _drawable(f"rule {rule};  {estimate}{',  '.join(areas)}"),
     )
 
 

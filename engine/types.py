@@ -123,6 +123,8 @@ class VideoEnd:
     """what ended the video before its end; its masks are dropped"""
     note: tuple[str, str] | None = None
     """(reason, detail) of a video that ended short but whose masks are good, or that has none"""
+    left_out: int = 0
+    """masks that are not written because their quality is too low"""
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,8 @@ class EvidentWindow:
     window: Window
     evidence: Tensor
     """float32 [P, H, W] in 0..1: the share of the class's peak"""
+    moves: Tensor
+    """float32 [H, W] in 0..1: motion against the camera; none in a window of one frame"""
 
 
 @dataclass(frozen=True)
@@ -224,3 +228,9 @@ class LabelledWindow:
     """uint8 [H, W]: 0 background, c+1 for class c of the network, 255 ignore"""
     confidence: ImageArray | None = None
     """uint8 [H, W]: probability of the most likely of background and classes, 255 = certain"""
+    qualities: tuple[float, ...] | None = None
+    """estimated IoU of each class of the label set, in 0..1; None: the rule gives none"""
+
+    def quality(self, channel: int) -> float | None:
+        """Estimated IoU of one of its classes."""
+        return self.qualities[self.window.classes.index(channel)] if self.qualities else None

@@ -162,13 +162,14 @@ class ShardWriter:
     def _mask_record(self, labelled: LabelledWindow) -> MaskRecord:
         window, labels = labelled.window, labelled.labels
         row, names = self._run.rows[window.video], self._run.classes
+        query = self._queries[window.video]
         counts = np.bincount(labels.ravel(), minlength=256)
         return MaskRecord(
             id=self.name(window),
             input=row.id,
             video=row.video,
             query=row.query,
-            query_class=names[self._queries[window.video]],
+            query_class=names[query],
             window=window.number,
             shot=window.frames[-1].shot,
             classes=tuple(names[channel] for channel in window.classes),
@@ -179,4 +180,5 @@ class ShardWriter:
             ignore_px=int(counts[IGNORE]),
             width_px=labels.shape[1],
             height_px=labels.shape[0],
+            quality=labelled.quality(query),
         )

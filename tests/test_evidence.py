@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from f2f.engine.camera import camera_flow, residual_motion
-from f2f.engine.evidence import MOTION_SHARES, by_motion, motion_share
+from f2f.engine.evidence import MOTION_SHARES, by_motion, motion_share, own_motion
 from f2f.engine.refine import prior
 from f2f.kernels import soft_union
 
@@ -48,7 +48,7 @@ def test_the_fit_of_stillness_is_stillness_and_of_one_pixel_is_no_error() -> Non
 
 def test_where_only_the_camera_moves_motion_says_nothing() -> None:
     union = torch.rand(2, 120, 200)
-    weighted = by_motion(union, residual_motion(homography_flow(120, 200)))
+    weighted = by_motion(union, own_motion(residual_motion(homography_flow(120, 200))))
     ratio = weighted / union
     assert ratio.amax((1, 2)).sub(ratio.amin((1, 2))).max() < 0.02
 
@@ -57,7 +57,7 @@ def test_what_moves_by_itself_counts_for_more() -> None:
     union, residual = torch.ones(1, 40, 60), torch.zeros(40, 60)
     union[:, 10:30] = 2.0
     residual[10:20] = 9.0  # half of what is active moves
-    weighted = by_motion(union, residual)[0]
+    weighted = by_motion(union, own_motion(residual))[0]
     assert weighted[15, 5] > 5 * weighted[25, 5]
 
 

@@ -30,7 +30,7 @@ def test_tables_are_the_results() -> None:
 
 def test_every_table_is_filled() -> None:
     blocks = re.findall(r"<!-- table:(\w+) -->(.*?)<!-- end -->", README, re.DOTALL)
-    assert [name for name, _ in blocks] == ["quality_real", "quality_synthetic", "networks", "kernels"]
+    assert [name for name, _ in blocks] == ["quality_real", "quality_synthetic", "quality_score", "networks", "kernels"]
     assert all("| --- |" in body for _, body in blocks)
 
 
