@@ -1,8 +1,7 @@
-// What is done with values at lattice points: `count` of them side by side, [points, count]. `Value` is a float or a
-// vector of them; compilers let a vector alias its elements.
+// What is done with values of cells and of lattice points. `Value` is a float or a vector of them, one of each label;
+// compilers let a vector alias its elements.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
 #include "crf_lattice.h"
@@ -17,87 +16,73 @@ Value* as(float* floats) {
 }
 
 template <typename Value>
-constexpr std::int64_t kFloatsIn = sizeof(Value) / sizeof(float);
+constexpr int kFloatsIn = sizeof(Value) / sizeof(float);
 
-// `count`, where it is not known beforehand: there is never more than one float, as four are a vector.
+// Points first..end-1 of the lattice as sums over the cells around them.
 template <typename Value>
-constexpr std::int64_t known(std::int64_t count) {
-    return kFloatsIn<Value> == 1 ? 1 : count;
+void splat(const Lattice& lattice, std::int64_t first, std::int64_t end, const Value* cells, Value* points) {
+    for (std::int64_t i = first; i < end; ++i) {
+        Value sum{};
+        for (std::int32_t k = lattice.sources_begin[i]; k < lattice.sources_begin[i + 1]; ++k)
+            sum += lattice.source_weights[k] * cells[lattice.sources[k]];
+        points[i] = sum;
+    }
 }
 
-// Points first..end-1 of the lattice as the sums of what the bands have for them, in the order of the bands.
+// A share of each neighbour along an axis is added. Point `vertices` stands for those that are not there and holds 0.
 template <typename Value>
-void join_parts(const Lattice& lattice, std::int64_t first, std::int64_t end, std::int64_t count, const Value* parts,
-                Value* to) {
-    count = known<Value>(count);
-    for (std::int64_t i = first; i < end; ++i)
+void blur_axis(const Lattice& lattice, int axis, std::int64_t first, std::int64_t end, const Value* from, Value* to) {
+    const std::int32_t* ahead = lattice.neighbours.get() + 2 * axis * lattice.vertices;
+    const std::int32_t* behind = ahead + lattice.vertices;
+    for (std::int64_t i = first; i < end; ++i) to[i] = from[i] + kNeighbourShare * (from[ahead[i]] + from[behind[i]]);
+}
+
+// A cell as the sum over the points around it.
+template <typename Value>
+Value slice(const Lattice& lattice, std::int64_t cell, const Value* points) {
+    Value sum{};
+    for (std::int64_t k = cell * kCorners; k < (cell + 1) * kCorners; ++k)
+        sum += lattice.weights[k] * points[lattice.corners[k]];
+    return sum;
+}
+
+// Between labels side by side, of as many pixels as a Value has labels, and a row for each label.
+inline void transpose(float (&)[1]) {}
+inline void transpose(Four (&v)[4]) {
+    const Four a = __builtin_shufflevector(v[0], v[1], 0, 4, 1, 5), b = __builtin_shufflevector(v[0], v[1], 2, 6, 3, 7);
+    const Four c = __builtin_shufflevector(v[2], v[3], 0, 4, 1, 5), d = __builtin_shufflevector(v[2], v[3], 2, 6, 3, 7);
+    v[0] = __builtin_shufflevector(a, c, 0, 1, 4, 5);
+    v[1] = __builtin_shufflevector(a, c, 2, 3, 6, 7);
+    v[2] = __builtin_shufflevector(b, d, 0, 1, 4, 5);
+    v[3] = __builtin_shufflevector(b, d, 2, 3, 6, 7);
+}
+
+// Adds each pixel's cell, [·, count], to rows [labels, stride].
+template <typename Value>
+void add_cells(const std::int32_t* cell_of, std::int64_t width, const Value* cells, std::int64_t count, float* rows,
+               std::int64_t stride) {
+    constexpr int lanes = kFloatsIn<Value>;
+    for (std::int64_t x = 0; x < width; x += lanes)
         for (std::int64_t c = 0; c < count; ++c) {
-            Value sum{};
-            for (std::int32_t k = lattice.parts_begin[i]; k < lattice.parts_begin[i + 1]; ++k)
-                sum += parts[lattice.parts[k] * count + c];
-            to[i * count + c] = sum;
+            Value values[lanes] = {};
+            for (int i = 0; i < lanes && x + i < width; ++i) values[i] = cells[cell_of[x + i] * count + c];
+            transpose(values);
+            for (int i = 0; i < lanes; ++i) *as<Value>(rows + (c * lanes + i) * stride + x) += values[i];
         }
 }
 
-// Half of each neighbour along an axis is added. Point `vertices` stands for those that are not there and holds 0.
+// Adds rows [labels, stride] to each pixel's cell, [·, count].
 template <typename Value>
-void blur_axis(const Lattice& lattice, int axis, std::int64_t first, std::int64_t end, std::int64_t count,
-               const Value* from, Value* to) {
-    count = known<Value>(count);
-    const std::int32_t* ahead = lattice.neighbours.get() + 2 * axis * lattice.vertices;
-    const std::int32_t* behind = ahead + lattice.vertices;
-    for (std::int64_t i = first; i < end; ++i) {
-        const Value *one = from + ahead[i] * count, *other = from + behind[i] * count;
-        for (std::int64_t c = 0; c < count; ++c) to[i * count + c] = from[i * count + c] + 0.5f * (one[c] + other[c]);
-    }
-}
-
-// A band's points out of the lattice's.
-template <typename Value>
-void fetch_band(const Lattice& lattice, std::int64_t band, std::int64_t count, const Value* points, Value* to) {
-    count = known<Value>(count);
-    for (std::int64_t local = lattice.band_begin[band]; local < lattice.band_begin[band + 1]; ++local, to += count)
-        std::copy_n(points + lattice.whole[local] * count, count, to);
-}
-
-// Sums of a band's points over the corners of every pixel of row y.
-template <int block, typename Value>
-void slice_row(const Lattice& lattice, std::int64_t y, std::int64_t count, const Value* points, Value* to) {
-    count = known<Value>(count);
-    const std::int32_t* corner = lattice.corners_of(y);
-    const float* weight = lattice.weights_of(y);
-    for (std::int64_t x = 0; x < lattice.width; ++x, corner += kCorners, weight += kCorners) {
-        Value sums[block] = {};
-        for (int k = 0; k < kCorners; ++k)
-            for (int c = 0; c < block; ++c) sums[c] += weight[k] * points[corner[k] * count + c];
-        for (int c = 0; c < block; ++c) to[x * count + c] = sums[c];
-    }
-}
-
-// The other way: every pixel of row y is added to its corners.
-template <int block, typename Value>
-void splat_row(const Lattice& lattice, std::int64_t y, std::int64_t count, const Value* from, Value* points) {
-    count = known<Value>(count);
-    const std::int32_t* corner = lattice.corners_of(y);
-    const float* weight = lattice.weights_of(y);
-    for (std::int64_t x = 0; x < lattice.width; ++x, corner += kCorners, weight += kCorners) {
-        Value values[block];
-        for (int c = 0; c < block; ++c) values[c] = from[x * count + c];
-        for (int k = 0; k < kCorners; ++k)
-            for (int c = 0; c < block; ++c) points[corner[k] * count + c] += weight[k] * values[c];
-    }
-}
-
-// Calls work.operator()<block>(first) for blocks of the `count` values that fit the registers.
-template <typename Work>
-void in_blocks(std::int64_t count, const Work& work) {
-    constexpr int most = 5;  // 20 labels and background
-    std::int64_t first = 0;
-    for (; first + most <= count; first += most) work.template operator()<most>(first);
-    if (count - first == 1) work.template operator()<1>(first);
-    if (count - first == 2) work.template operator()<2>(first);
-    if (count - first == 3) work.template operator()<3>(first);
-    if (count - first == 4) work.template operator()<4>(first);
+void add_to_cells(const std::int32_t* cell_of, std::int64_t width, float* rows, std::int64_t stride, std::int64_t count,
+                  Value* cells) {
+    constexpr int lanes = kFloatsIn<Value>;
+    for (std::int64_t x = 0; x < width; x += lanes)
+        for (std::int64_t c = 0; c < count; ++c) {
+            Value values[lanes];
+            for (int i = 0; i < lanes; ++i) values[i] = *as<Value>(rows + (c * lanes + i) * stride + x);
+            transpose(values);
+            for (int i = 0; i < lanes && x + i < width; ++i) cells[cell_of[x + i] * count + c] += values[i];
+        }
 }
 
 }  // namespace f2f

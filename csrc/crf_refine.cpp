@@ -21,8 +21,7 @@ namespace {
 
 constexpr std::int64_t kRowBlock = 16;       // values
 constexpr std::int64_t kVertexPiece = 2048;  // lattice points
-constexpr float kHighestEnergy = 1e4f;
-constexpr double kCutOff = 4;  // standard deviations of the Gaussian kernel
+constexpr double kCutOff = 4;                // standard deviations of the Gaussian kernel
 
 std::int64_t round_up(std::int64_t size, std::int64_t block) { return (size + block - 1) / block * block; }
 
@@ -76,19 +75,9 @@ struct Window {
     std::int64_t stride() const { return round_up(width, kRowBlock); }
 };
 
-float energy_of(float given) {  // NaN counts as the highest
-    const float low = given < kHighestEnergy ? given : kHighestEnergy;
-    return low > -kHighestEnergy ? low : -kHighestEnergy;
-}
-
-// Logits of labels 1.. less label 0's before any message: [labels - 1, stride].
 void first_logits(const Window& window, std::int64_t y, float* logits) {
-    const float* first = window.unary + y * window.width;
-    for (std::int64_t c = 0; c < window.labels - 1; ++c) {
-        const float* own = first + (c + 1) * window.plane();
-        for (std::int64_t x = 0; x < window.width; ++x)
-            logits[c * window.stride() + x] = energy_of(first[x]) - energy_of(own[x]);
-    }
+    rows().first_logits(window.unary + y * window.width, window.plane(), static_cast<int>(window.labels), window.width,
+                        window.stride(), logits);
 }
 
 void write_row(const Window& window, std::int64_t y, const float* first, const float* shares) {
@@ -100,27 +89,26 @@ void write_row(const Window& window, std::int64_t y, const float* first, const f
 
 // What one thread needs for a row of pixels.
 struct RowMemory {
-    explicit RowMemory(const Window& window)
-        : shares(make_zeros<float>((window.labels - 1) * window.stride())),
-          logits(make_zeros<float>((window.labels - 1) * window.stride())),
+    explicit RowMemory(const Window& window, std::int64_t planes)
+        : shares(make_zeros<float>(planes * window.stride())),
+          logits(make_zeros<float>(planes * window.stride())),
           first(make_zeros<float>(window.stride())) {}
-    Scratch<float> shares, logits;  // [labels - 1, stride]
+    Scratch<float> shares, logits;  // [planes, stride], labels 1.. and zeros
     Scratch<float> first;           // [stride], the share of label 0
 };
 
 // And what it needs for the kernels.
 struct KernelMemory {
-    KernelMemory(const Window& window, std::int64_t floats, std::int64_t most_locals, const GaussianAxis& x,
+    KernelMemory(const Window& window, std::int64_t planes, std::int64_t most_cells, const GaussianAxis& x,
                  const GaussianAxis& y)
-        : row(window),
+        : row(window, planes),
           padded(make_zeros<float>(window.stride() + 2 * x.reach)),
-          side_by_side(make_zeros<float>(window.stride() * floats)),
-          points(make_scratch<float>(most_locals * floats)),
+          messages(make_scratch<float>(most_cells * planes)),
+          sums(make_scratch<float>(most_cells * planes)),
           taps(2 * y.reach + 1) {}
     RowMemory row;
-    Scratch<float> padded;        // a row between zeros
-    Scratch<float> side_by_side;  // [width, floats at a point]
-    Scratch<float> points;        // [local numbers of a band, floats at a point]
+    Scratch<float> padded;          // a row between zeros
+    Scratch<float> messages, sums;  // [cells of a band, planes]
     std::vector<float> taps;
 };
 
@@ -131,21 +119,23 @@ class MeanField {
     MeanField(const Window& window, const float* image, const CrfOptions& options, int threads)
         : window_(window),
           options_(options),
-          count_(round_up(window.labels - 1, kFloatsIn<Value>) / kFloatsIn<Value>),
+          groups_((window.labels - 1 + kFloatsIn<Value> - 1) / kFloatsIn<Value>),
           x_(options.gaussian_px, window.width),
           y_(options.gaussian_px, window.height),
-          lattice_(
-              make_lattice(image, window.height, window.width, {options.bilateral_px, options.bilateral_rgb}, threads)),
+          cells_(
+              make_cells(image, window.height, window.width, {options.bilateral_px, options.bilateral_rgb}, threads)),
+          lattice_(make_lattice(cells_, {options.bilateral_px, options.bilateral_rgb}, threads)),
           norm_x_(window.stride(), 0.0f),
-          parts_(make_scratch<float>(lattice_.locals() * floats())) {
+          norm_(make_scratch<float>(cells_.count())),
+          values_(make_scratch<float>(cells_.count() * planes())) {
         std::copy(x_.norm.begin(), x_.norm.end(), norm_x_.begin());
-        for (auto& points : points_) points = make_scratch<float>((lattice_.vertices + 1) * floats());
-        for (auto& planes : smooth_)
-            planes = make_scratch<float>((window.labels - 1) * window.height * window.stride());
-        std::int64_t most_locals = 0;
-        for (std::int64_t band = 0; band < lattice_.bands; ++band)
-            most_locals = std::max(most_locals, lattice_.locals_of(band));
-        for (int i = 0; i < threads; ++i) memory_.emplace_back(window, floats(), most_locals, x_, y_);
+        for (auto& points : points_) points = make_scratch<float>((lattice_.vertices + 1) * planes());
+        for (auto& smooth : smooth_)
+            smooth = make_scratch<float>((window.labels - 1) * window.height * window.stride());
+        std::int64_t most_cells = 0;
+        for (std::int64_t band = 0; band < cells_.bands; ++band)
+            most_cells = std::max(most_cells, cells_.count_of(band));
+        for (int i = 0; i < threads; ++i) memory_.emplace_back(window, planes(), most_cells, x_, y_);
     }
 
     void run() {
@@ -155,91 +145,63 @@ class MeanField {
     }
 
   private:
-    std::int64_t floats() const { return count_ * kFloatsIn<Value>; }  // at a point
+    std::int64_t planes() const { return groups_ * kFloatsIn<Value>; }
 
     void run_member(Team& team, KernelMemory& memory) {
-        team.share(lattice_.bands, [&](std::int64_t band) { splat_ones(band); });
-        filter<float>(team, 1);
-        team.share(lattice_.bands, [&](std::int64_t band) { normalise(band, memory); });
+        filter<float>(team, 1, cells_.pixels.get());
+        team.share(cells_.bands, [&](std::int64_t band) { normalise(band, memory); });
         for (std::int64_t step = 0; step < options_.steps; ++step) {
-            filter<Value>(team, count_);
-            team.share(lattice_.bands, [&](std::int64_t band) { update(band, step, memory); });
+            filter<Value>(team, groups_, values_.get());
+            team.share(cells_.bands, [&](std::int64_t band) { update(band, step, memory); });
         }
     }
 
-    // What the bands have splatted, joined and blurred along every axis. An even number of axes: it ends where it
-    // began.
+    // Cells to lattice points and a blur along every axis. An even number of axes: it ends where it began.
     template <typename T>
-    void filter(Team& team, std::int64_t count) {
+    void filter(Team& team, std::int64_t groups, float* values) {
         static_assert(kCorners % 2 == 0);
-        T* points[2] = {as<T>(points_[0].get()), as<T>(points_[1].get())};
-        const std::int64_t vertices = lattice_.vertices;
+        const std::int64_t vertices = lattice_.vertices, pieces = (vertices + kVertexPiece - 1) / kVertexPiece;
         const auto in_pieces = [&](const auto& work) {
-            team.share((vertices + kVertexPiece - 1) / kVertexPiece, [&](std::int64_t piece) {
-                work(piece * kVertexPiece, std::min(vertices, (piece + 1) * kVertexPiece));
+            team.share(groups * pieces, [&](std::int64_t i) {
+                const std::int64_t group = i / pieces, first = i % pieces * kVertexPiece;
+                work(group, first, std::min(vertices, first + kVertexPiece));
             });
         };
-        in_pieces([&](std::int64_t first, std::int64_t end) {
-            join_parts(lattice_, first, end, count, as<T>(parts_.get()), points[0]);
+        in_pieces([&](std::int64_t group, std::int64_t first, std::int64_t end) {
+            splat(lattice_, first, end, as<T>(values) + group * cells_.count(), points_of<T>(0, group));
             if (end == vertices)
-                for (T* values : points) std::fill_n(values + vertices * count, count, T{});
+                for (const int side : {0, 1}) points_of<T>(side, group)[vertices] = T{};
         });
         for (int axis = 0; axis < kCorners; ++axis)
-            in_pieces([&](std::int64_t first, std::int64_t end) {
-                blur_axis(lattice_, axis, first, end, count, points[axis % 2], points[1 - axis % 2]);
+            in_pieces([&](std::int64_t group, std::int64_t first, std::int64_t end) {
+                blur_axis(lattice_, axis, first, end, points_of<T>(axis % 2, group), points_of<T>(1 - axis % 2, group));
             });
     }
 
-    Value* parts_of(std::int64_t band) { return as<Value>(parts_.get()) + lattice_.band_begin[band] * count_; }
-
-    void splat_ones(std::int64_t band) {
-        float* points = parts_.get() + lattice_.band_begin[band];
-        std::fill_n(points, lattice_.locals_of(band), 0.0f);
-        for (std::int64_t y = lattice_.first_row(band); y < lattice_.end_row(band); ++y)
-            for (std::int64_t i = 0; i < window_.width * kCorners; ++i)
-                points[lattice_.corners_of(y)[i]] += lattice_.weights_of(y)[i];
+    template <typename T>
+    T* points_of(int side, std::int64_t group) {
+        return as<T>(points_[side].get()) + group * (lattice_.vertices + 1);
     }
 
-    // Multiplies the weights by 1 / sqrt(what the kernel makes of ones) and splats the shares before the first step.
+    // The norms of the cells, 1 / sqrt(what the kernel makes of ones), and the shares before the first step.
     void normalise(std::int64_t band, KernelMemory& memory) {
-        float *points = memory.points.get(), *sums = memory.side_by_side.get();
-        fetch_band(lattice_, band, 1, points_[0].get(), points);
-        std::fill_n(parts_of(band), lattice_.locals_of(band) * count_, Value{});
-        for (std::int64_t y = lattice_.first_row(band); y < lattice_.end_row(band); ++y) {
-            slice_row<1>(lattice_, y, 1, points, sums);
-            float* weight = lattice_.weights_of(y);
-            for (std::int64_t x = 0; x < window_.width; ++x) {
-                const float norm = 1.0f / std::sqrt(sums[x] + 1e-20f);
-                for (int k = 0; k < kCorners; ++k) *weight++ *= norm;
-            }
-            first_logits(window_, y, memory.row.logits.get());
-            share_row(band, y, 0, memory);
-        }
+        for (std::int64_t cell = cells_.band_begin[band]; cell < cells_.band_begin[band + 1]; ++cell)
+            norm_[cell] = 1.0f / std::sqrt(slice(lattice_, cell, points_of<float>(0, 0)) + 1e-20f);
+        share_band(band, 0, memory, [&](std::int64_t) {});
     }
 
     // One step: messages, shares, and their way into the kernels for the next step.
     void update(std::int64_t band, std::int64_t step, KernelMemory& memory) {
-        fetch_band(lattice_, band, count_, as<Value>(points_[0].get()), as<Value>(memory.points.get()));
-        std::fill_n(parts_of(band), lattice_.locals_of(band) * count_, Value{});
-        for (std::int64_t y = lattice_.first_row(band); y < lattice_.end_row(band); ++y) {
-            first_logits(window_, y, memory.row.logits.get());
-            add_bilateral(y, memory);
+        Value* message = as<Value>(memory.messages.get());
+        for (std::int64_t cell = cells_.band_begin[band]; cell < cells_.band_begin[band + 1]; ++cell)
+            for (std::int64_t group = 0; group < groups_; ++group)
+                *message++ =
+                    options_.bilateral_weight * norm_[cell] * slice(lattice_, cell, points_of<Value>(0, group));
+        share_band(band, step + 1, memory, [&](std::int64_t y) {
+            add_cells(cells_.cells_of(y), window_.width, as<Value>(memory.messages.get()), groups_,
+                      memory.row.logits.get(), window_.stride());
             add_gaussian(y, step, memory);
-            share_row(band, y, step + 1, memory);
-        }
-    }
-
-    void add_bilateral(std::int64_t y, KernelMemory& memory) const {
-        const auto* points = as<Value>(memory.points.get());
-        auto* sums = as<Value>(memory.side_by_side.get());
-        in_blocks(count_, [&]<int block>(std::int64_t first) {
-            slice_row<block>(lattice_, y, count_, points + first, sums + first);
         });
-        for (std::int64_t c = 0; c < window_.labels - 1; ++c) {
-            float* logits = memory.row.logits.get() + c * window_.stride();
-            for (std::int64_t x = 0; x < window_.width; ++x)
-                logits[x] += options_.bilateral_weight * memory.side_by_side[x * floats() + c];
-        }
     }
 
     // The Gaussian's second pass, down the columns of what its first pass has made.
@@ -252,21 +214,32 @@ class MeanField {
                             end - begin, window_.stride(), memory.row.logits.get() + c * window_.stride());
     }
 
-    // The row's shares: after the last step the result, before it the input of both kernels.
-    void share_row(std::int64_t band, std::int64_t y, std::int64_t step, KernelMemory& memory) {
+    // The band's shares from energies and messages, which `add_messages(y)` adds to the logits of a row: after the
+    // last step the result, before it the input of both kernels.
+    template <typename AddMessages>
+    void share_band(std::int64_t band, std::int64_t step, KernelMemory& memory, const AddMessages& add_messages) {
+        Value* sums = as<Value>(memory.sums.get());
+        std::fill_n(sums, cells_.count_of(band) * groups_, Value{});
+        for (std::int64_t y = cells_.first_row(band); y < cells_.end_row(band); ++y) {
+            first_logits(window_, y, memory.row.logits.get());
+            add_messages(y);
+            share_row(y, step, memory);
+        }
+        for (std::int64_t cell = cells_.band_begin[band]; cell < cells_.band_begin[band + 1]; ++cell)
+            for (std::int64_t group = 0; group < groups_; ++group)
+                as<Value>(values_.get())[group * cells_.count() + cell] = norm_[cell] * *sums++;
+    }
+
+    void share_row(std::int64_t y, std::int64_t step, KernelMemory& memory) {
         float *shares = memory.row.shares.get(), *first = memory.row.first.get();
         const std::int64_t stride = window_.stride();
         rows().label_shares(memory.row.logits.get(), stride, static_cast<int>(window_.labels), stride, first, shares);
         if (step == options_.steps) return write_row(window_, y, first, shares);
         for (std::int64_t c = 0; c < window_.labels - 1; ++c) {
             for (std::int64_t x = 0; x < stride; ++x) shares[c * stride + x] -= first[x];
-            for (std::int64_t x = 0; x < window_.width; ++x)
-                memory.side_by_side[x * floats() + c] = shares[c * stride + x];
             smooth_along_row(shares + c * stride, memory.padded.get() + x_.reach, smooth_row(step, c, y));
         }
-        in_blocks(count_, [&]<int block>(std::int64_t from) {
-            splat_row<block>(lattice_, y, count_, as<Value>(memory.side_by_side.get()) + from, parts_of(band) + from);
-        });
+        add_to_cells(cells_.cells_of(y), window_.width, shares, stride, groups_, as<Value>(memory.sums.get()));
     }
 
     // The Gaussian's first pass. `padded` is a row between zeros.
@@ -284,24 +257,27 @@ class MeanField {
 
     const Window window_;
     const CrfOptions options_;
-    const std::int64_t count_;  // Values at a point
+    const std::int64_t groups_;  // of labels, each one Value
     const GaussianAxis x_, y_;
+    Cells cells_;
     Lattice lattice_;
     std::vector<float> norm_x_;         // padded with zeros
-    Scratch<float> parts_;              // [local numbers, floats]
-    Scratch<float> points_[2];          // [vertices + 1, floats]
+    Scratch<float> norm_;               // [cells]
+    Scratch<float> values_;             // [groups, cells, floats in a Value]
+    Scratch<float> points_[2];          // [groups, vertices + 1, floats in a Value]
     Scratch<float> smooth_[2];          // [labels - 1, height, stride]
     std::vector<KernelMemory> memory_;  // of each thread
 };
 
 void refine(const Window& window, const float* image, const CrfOptions& options, int threads) {
+    check_reach(window.height, window.width, {options.bilateral_px, options.bilateral_rgb});
     if (window.labels == 2) return MeanField<float>(window, image, options, threads).run();
     MeanField<Four>(window, image, options, threads).run();
 }
 
 // Without a step, or with one label, there is nothing to refine.
 void share_out(const Window& window) {
-    RowMemory memory(window);
+    RowMemory memory(window, window.labels - 1);
     for (std::int64_t y = 0; y < window.height; ++y) {
         first_logits(window, y, memory.logits.get());
         rows().label_shares(memory.logits.get(), window.stride(), static_cast<int>(window.labels), window.stride(),

@@ -17,7 +17,8 @@ const Rows table = {
     F2F_TEXT(F2F_ISA), kCamBlock,       kCostRows,        kLanes<float>, warp,           soft_warp,
     cam_columns,       cam_peak,        cam_bits,         count_bits,    labels,         sample<float>,
     sample<double>,    sum_taps<float>, sum_taps<double>, spread<float>, spread<double>, costs<float>,
-    costs<double>,     gradient<float>, gradient<double>, embed,         add_taps,       label_shares,
+    costs<double>,     gradient<float>, gradient<double>, embed,         add_taps,       first_logits,
+    label_shares,
 };
 
 }  // namespace f2f::F2F_ISA

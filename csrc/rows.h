@@ -80,15 +80,14 @@ struct SampleRow {
     std::int64_t width;
 };
 
-// What makes features of pixels, and a lattice place of features: see crf_lattice.cpp.
+// What makes a lattice place of features: see crf_lattice.cpp.
 struct EmbedScale {
     float factor[5];  // of x, y, r, g, b
 };
 
-// A row of pixels in the lattice of crf_refine. Every array is padded to a multiple of 16 values.
-struct EmbeddedRow {
-    const float* colours[3];  // of 0..1
-    float x, y;               // of the first pixel, from the middle of the image
+// Cells of pixels in the lattice of crf_refine. Every array is padded to a multiple of 16 values.
+struct EmbeddedCells {
+    const float* features[5];
     std::int32_t* origin[5];  // coordinates of the simplex's first corner
     std::int32_t* order;      // bits 4 r and up: which coordinate has rank r, from the largest one on
     float* weights[6];        // of the simplex's corners
@@ -127,10 +126,14 @@ struct Rows {
     void (*gradient_f32)(const GradientRow<float>&);
     void (*gradient_f64)(const GradientRow<double>&);
     // These work on whole vectors: `count` and `stride` are multiples of 16.
-    void (*embed)(const EmbedScale&, const EmbeddedRow&, std::int64_t count);
+    void (*embed)(const EmbedScale&, const EmbeddedCells&, std::int64_t first, std::int64_t end);
     // to[x] += sum over taps of weights[tap] * from[tap * stride + x]; the stride is any.
     void (*add_taps)(const float* from, std::int64_t stride, const float* weights, std::int64_t taps,
                      std::int64_t count, float* to);
+    // energies of a row, [labels, ·, width], planes `plane` apart -> logits [labels - 1, stride] of labels 1.. less
+    // label 0's; with NaN as the highest energy.
+    void (*first_logits)(const float* unary, std::int64_t plane, int labels, std::int64_t width, std::int64_t stride,
+                         float* logits);
     // logits [labels - 1, stride] of labels 1.. less label 0's -> first [count], shares [labels - 1, stride]; softmax.
     void (*label_shares)(const float* logits, std::int64_t stride, int labels, std::int64_t count, float* first,
                          float* shares);

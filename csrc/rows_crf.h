@@ -5,11 +5,10 @@ namespace {
 
 constexpr int kSimplexCorners = 6;
 
-// A pixel's place in the lattice's hyperplane, in units of kSimplexCorners.
-F2F_INLINE void elevate(const EmbedScale& scale, const EmbeddedRow& row, std::int64_t at, Floats* place) {
-    const Floats x = __builtin_convertvector(lane_numbers() + static_cast<std::int32_t>(at), Floats) + row.x;
-    Floats share[] = {x * scale.factor[0], splat(row.y * scale.factor[1]), {}, {}, {}};
-    for (int j = 0; j < 3; ++j) share[2 + j] = (load(row.colours[j] + at) - 0.5f) * scale.factor[2 + j];
+// A cell's place in the lattice's hyperplane, in units of kSimplexCorners.
+F2F_INLINE void elevate(const EmbedScale& scale, const EmbeddedCells& cells, std::int64_t at, Floats* place) {
+    Floats share[kSimplexCorners - 1];
+    for (int j = 0; j < kSimplexCorners - 1; ++j) share[j] = load(cells.features[j] + at) * scale.factor[j];
     Floats sum = {};
     for (int j = kSimplexCorners - 1; j > 0; --j) {
         place[j] = sum - static_cast<float>(j) * share[j - 1];
@@ -48,11 +47,11 @@ F2F_INLINE void round_to_lattice(const Floats* place, Ints* origin, Floats* rest
 }
 
 // The corners' weights are the gaps between what remains, in its order, and around the ends.
-void embed(const EmbedScale& scale, const EmbeddedRow& row, std::int64_t count) {
-    for (std::int64_t at = 0; at < count; at += kLanes<float>) {
+void embed(const EmbedScale& scale, const EmbeddedCells& cells, std::int64_t first, std::int64_t end) {
+    for (std::int64_t at = first; at < end; at += kLanes<float>) {
         Floats place[kSimplexCorners], rest[kSimplexCorners], sorted[kSimplexCorners];
         Ints origin[kSimplexCorners], ranks[kSimplexCorners], order = {};
-        elevate(scale, row, at, place);
+        elevate(scale, cells, at, place);
         round_to_lattice(place, origin, rest, ranks);
         for (int i = 0; i < kSimplexCorners; ++i) order |= i << (4 * ranks[i]);
         for (int r = 0; r < kSimplexCorners; ++r) {
@@ -60,12 +59,12 @@ void embed(const EmbedScale& scale, const EmbeddedRow& row, std::int64_t count) 
             for (int i = 0; i < kSimplexCorners; ++i) bits |= (Ints)rest[i] & (ranks[i] == r);
             sorted[r] = (Floats)bits;
         }
-        store<float>(row.weights[0] + at, 1.0f - (sorted[0] - sorted[kSimplexCorners - 1]));
+        store<float>(cells.weights[0] + at, 1.0f - (sorted[0] - sorted[kSimplexCorners - 1]));
         for (int k = 1; k < kSimplexCorners; ++k)
-            store<float>(row.weights[k] + at, sorted[kSimplexCorners - 1 - k] - sorted[kSimplexCorners - k]);
+            store<float>(cells.weights[k] + at, sorted[kSimplexCorners - 1 - k] - sorted[kSimplexCorners - k]);
         for (int j = 0; j < kSimplexCorners - 1; ++j)
-            store<std::int32_t>(row.origin[j] + at, kSimplexCorners * origin[j]);
-        store<std::int32_t>(row.order + at, order);
+            store<std::int32_t>(cells.origin[j] + at, kSimplexCorners * origin[j]);
+        store<std::int32_t>(cells.order + at, order);
     }
 }
 
@@ -83,12 +82,18 @@ F2F_INLINE void add_taps_block(const float* from, std::int64_t stride, const flo
     for (int i = 0; i < vectors; ++i) store<float>(to + i * kLanes<float>, sums[i]);
 }
 
+// From value i on, in blocks of as many vectors as the registers hold and a smaller one for the rest.
+template <int vectors>
+void add_taps_from(std::int64_t i, const float* from, std::int64_t stride, const float* weights, std::int64_t taps,
+                   std::int64_t count, float* to) {
+    for (; i + vectors * kLanes<float> <= count; i += vectors * kLanes<float>)
+        add_taps_block<vectors>(from + i, stride, weights, taps, to + i);
+    if constexpr (vectors > 1) add_taps_from<vectors - 1>(i, from, stride, weights, taps, count, to);
+}
+
 void add_taps(const float* from, std::int64_t stride, const float* weights, std::int64_t taps, std::int64_t count,
               float* to) {
-    constexpr std::int64_t block = kTapVectors * kLanes<float>;
-    std::int64_t i = 0;
-    for (; i + block <= count; i += block) add_taps_block<kTapVectors>(from + i, stride, weights, taps, to + i);
-    for (; i < count; i += kLanes<float>) add_taps_block<1>(from + i, stride, weights, taps, to + i);
+    add_taps_from<kTapVectors>(0, from, stride, weights, taps, count, to);
 }
 
 // e^x for x <= 0: e^x = 2^n e^r with |r| <= ln(2) / 2, and e^r by its Taylor series; 0 for x <= -87.
@@ -101,6 +106,24 @@ F2F_INLINE Floats exp_of(Floats given) {
     for (const float term : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
         sum = multiply_add(sum, r, splat(term));
     return (Floats)((Ints)(sum * (Floats)((n + 127) << 23)) & (given > -87.0f));
+}
+
+constexpr float kHighestEnergy = 1e4f;
+
+F2F_INLINE Floats energy_of(Floats given) {  // NaN counts as the highest
+    const Floats low = given < kHighestEnergy ? given : splat(kHighestEnergy);
+    return low > -kHighestEnergy ? low : splat(-kHighestEnergy);
+}
+
+// Logits of labels 1.. less label 0's of a row of energies whose planes are `plane` apart.
+void first_logits(const float* unary, std::int64_t plane, int labels, std::int64_t width, std::int64_t stride,
+                  float* logits) {
+    for (std::int64_t at = 0; at < width; at += kLanes<float>) {
+        const Floats first = energy_of(load_within(unary + at, 0, width - at));
+        for (int i = 1; i < labels; ++i)
+            store<float>(logits + (i - 1) * stride + at,
+                         first - energy_of(load_within(unary + i * plane + at, 0, width - at)));
+    }
 }
 
 // The shares of labels 1.. of which the logits beside label 0's are given.
