@@ -14,9 +14,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from kernel_contenders import CRF_BAND, Absent, Contender, float_masks, likeliest, over_levels, rounding_band
+from kernel_contenders import CRF_BAND, Absent, Contender, float_masks, in_bytes, likeliest, over_levels, rounding_band
 from kernel_timing import Stopwatch, percentiles
-from kernel_workloads import COSTS, THETA_B, THETA_F, CamInputs, Case, CrfInputs, LabelInputs, Level, WarpUnionInputs
+from kernel_workloads import (
+    COSTS,
+    THETA_B,
+    THETA_F,
+    CamInputs,
+    Case,
+    CrfInputs,
+    LabelInputs,
+    Level,
+    SoftUnionInputs,
+    WarpUnionInputs,
+)
 from torch import Tensor
 
 from f2f.kernels import unpack_planes
@@ -28,6 +39,7 @@ EAGER, COMPILE, DENSECRF = "torch eager", "torch compile", "pydensecrf"
 # the edge is everywhere, so four steps of it leave more.
 _FLOAT_BAND = {"smooth": 0.001, "random": 0.005}
 _FIXED_BAND = {"smooth": 0.005, "random": 0.03}
+_SOFT_BAND = 0.005  # bytes that may differ: rounded the other way, or at the edge of what is carried
 _CAM_BAND = 0.001  # interpolation weights differ in their last bits
 
 
@@ -143,6 +155,42 @@ def _remap_clip(
             warped = cv2.remap(carried[group], map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
             sharp = cv2.threshold(warped, 127, 255, cv2.THRESH_BINARY)[1]
             carried[group] = cv2.bitwise_or(sharp.reshape(mask.shape), mask)  # a single channel loses its axis
+    return carried
+
+
+# ---- soft_union ----
+
+
+def _soft_union_baselines(case: Case, inputs: SoftUnionInputs, device: str) -> list[Contender | Absent]:
+    del case, device
+
+    def prepare(function: Callable[..., Tensor]) -> Contender:
+        return Contender(
+            backend="",
+            call=lambda: function(inputs.maps, inputs.flow_xy_px, inputs.return_xy_px),
+            finish=lambda united: [in_bytes(united)],
+            band=_SOFT_BAND,
+        )
+
+    return [*_torch_pair(soft_union_eager, prepare)]
+
+
+def soft_union_eager(maps: Tensor, flow_xy_px: Tensor, return_xy_px: Tensor) -> Tensor:
+    """Carry maps [B, K, P, H, W] along flow that is consistent; one `grid_sample` a step for them and the way back."""
+    height, width = maps.shape[-2:]
+    x, y = torch.arange(width, device=maps.device), torch.arange(height, device=maps.device)
+    pixel = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # [H, W, 2]
+    last = torch.tensor([width - 1, height - 1], device=maps.device)
+    carried = maps[:, 0]
+    for k in range(maps.shape[1] - 1):
+        flow = flow_xy_px[:, k]  # [B, 2, H, W]
+        place = pixel + flow.permute(0, 2, 3, 1)  # [B, H, W, 2]
+        both = torch.cat([carried, return_xy_px[:, k]], dim=1)
+        warped = F.grid_sample(both, 2 * place / last - 1, mode="bilinear", padding_mode="zeros", align_corners=True)
+        back = warped[:, -2:]
+        lengths = flow.square().sum(1) + back.square().sum(1)
+        kept = ((flow + back).square().sum(1) < 0.01 * lengths + 0.5) & ((place >= 0) & (place <= last)).all(-1)
+        carried = torch.maximum(maps[:, k + 1], torch.where(kept[:, None], warped[:, :-2], 0.0))
     return carried
 
 
@@ -275,7 +323,7 @@ def _crf_refine_baselines(case: Case, inputs: CrfInputs, device: str) -> list[Co
             field = DenseCRF2D(width, height, labels)
             field.setUnaryEnergy(unary)
             field.addPairwiseGaussian(sxy=3, compat=3)
-            field.addPairwiseBilateral(sxy=60, srgb=8, rgbim=image, compat=5)
+            field.addPairwiseBilateral(sxy=60, srgb=5, rgbim=image, compat=4)
             results.append(np.asarray(field.inference(5)))
         return results
 
@@ -292,4 +340,5 @@ _BASELINES: dict[str, Callable[[Case, Any, str], list[Contender | Absent]]] = {
     "cost_volume": _cost_volume_baselines,
     "warp_cost_volume": _cost_volume_baselines,
     "crf_refine": _crf_refine_baselines,
+    "soft_union": _soft_union_baselines,
 }

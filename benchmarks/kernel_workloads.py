@@ -53,6 +53,7 @@ class Case:
             "activate_cams": f"S{2 * len(SCALES)} P{self.planes}",
             "compose_labels": f"P{self.planes}",
             "crf_refine": f"L{self.planes}",
+            "soft_union": f"K{FRAMES} P{self.planes}",
         }.get(self.op, f"L{len(PWC_LEVELS)}")
         return f"B{self.clips} {middle} {self.size_hw[0]}x{self.size_hw[1]}"
 
@@ -105,6 +106,15 @@ class CrfInputs:
     image: Tensor  # float32 [B, 3, H, W]
 
 
+@dataclass(frozen=True)
+class SoftUnionInputs:
+    """Of `soft_union`."""
+
+    maps: Tensor  # float32 [B, K, P, H, W] of 0..1
+    flow_xy_px: Tensor  # float32 [B, K-1, 2, H, W]
+    return_xy_px: Tensor  # the same, the other way
+
+
 def grid(quick: bool, device: str) -> Iterator[Case]:
     """All cases; the headline ones first, so that a run that is cut short has them."""
     seen: set[Case] = set()
@@ -127,6 +137,9 @@ def _headlines(device: str) -> Iterator[Case]:
     yield Case(op="cost_volume", size_hw=(384, 640), mode=BOTH)
     for labels in (2, 4, 21):
         yield Case(op="crf_refine", size_hw=(240, 427), planes=labels)
+        yield Case(op="crf_refine", size_hw=(40, 71), planes=labels)  # where there is time for the definition
+    for size_hw in ((240, 427), (480, 854)):
+        yield Case(op="soft_union", size_hw=size_hw, planes=2, flow="smooth")
     for clips in (32, 64, 264) if device == "cuda" else ():
         yield Case(op="warp_union", size_hw=small, clips=clips, flow="smooth")
 
@@ -173,6 +186,10 @@ def _crf_refine_bytes(case: Case) -> int:
     return case.clips * _pixels(case) * (2 * case.planes + 3) * 4
 
 
+def _soft_union_bytes(case: Case) -> int:
+    return case.clips * _pixels(case) * ((FRAMES + 1) * case.planes + 2 * (FRAMES - 1) * 2) * 4
+
+
 def _cost_volume_bytes(case: Case) -> int:
     """Forward f1, f2 -> volume; backward the same the other way, and f1, f2 read again."""
     with_flow = case.op == "warp_cost_volume"
@@ -191,6 +208,7 @@ _MUST_MOVE: dict[str, Callable[[Case], int]] = {
     "cost_volume": _cost_volume_bytes,
     "warp_cost_volume": _cost_volume_bytes,
     "crf_refine": _crf_refine_bytes,
+    "soft_union": _soft_union_bytes,
 }
 OPERATORS = tuple(_MUST_MOVE)
 
@@ -203,11 +221,14 @@ def baseline_bytes(case: Case) -> int:
         return case.clips * 4 * (3 * volume + saved * (case.mode == BOTH))  # autograd may keep every product
     if case.op == "crf_refine":
         return 4 * must_move_bytes(case) + (1 << 30)  # some rows of the exact kernel at a time
-    per_pixel = {"warp_union": 4 * (FRAMES + 4), "activate_cams": 4 * 5, "compose_labels": 8 * 4}[case.op]
+    warping = 4 * (FRAMES + 4)
+    per_pixel = {"warp_union": warping, "soft_union": 4 * warping, "activate_cams": 4 * 5, "compose_labels": 8 * 4}[
+        case.op
+    ]
     return case.clips * case.planes * _pixels(case) * per_pixel
 
 
-Inputs = WarpUnionInputs | CamInputs | LabelInputs | CrfInputs | list[Level]
+Inputs = WarpUnionInputs | CamInputs | LabelInputs | CrfInputs | SoftUnionInputs | list[Level]
 
 
 def make_inputs(case: Case, device: str) -> Inputs:
@@ -221,6 +242,8 @@ def make_inputs(case: Case, device: str) -> Inputs:
         return _label_inputs(case, device, random)
     if case.op == "crf_refine":
         return _crf_inputs(case, device, random)
+    if case.op == "soft_union":
+        return _soft_union_inputs(case, device, random)
     return [_level(case, size_hw, channels, device, random) for size_hw, channels in _levels(case.size_hw)]
 
 
@@ -265,6 +288,28 @@ def _crf_inputs(case: Case, device: str, random: torch.Generator) -> CrfInputs:
         image = image + strength * _resize(torch.randn(case.clips, 1, cells, 2 * cells, generator=random), case.size_hw)
     image = image + 0.005 * torch.randn(image.shape, generator=random)  # a sensor's noise
     return CrfInputs(seen.softmax(1).log().neg().to(device), ((image.clamp(0, 1) * 255).round() / 255).to(device))
+
+
+def _soft_union_inputs(case: Case, device: str, random: torch.Generator) -> SoftUnionInputs:
+    """Flow there and back agree but at the edges of what moves."""
+    clips = range(min(case.clips, _DISTINCT_CLIPS))
+    maps = _resize(torch.randn(len(clips) * FRAMES, case.planes, 15, 27, generator=random), case.size_hw).clamp(0, 1)
+    flow = torch.stack([smooth_flow(FRAMES - 1, case.size_hw, random) for _ in clips])  # [B, K-1, 2, H, W]
+    back = torch.stack([_inverse(steps) for steps in flow])
+    maps = maps.view(len(clips), FRAMES, case.planes, *case.size_hw)
+    return SoftUnionInputs(*(_batch(part, case.clips, device) for part in (maps, flow, back)))
+
+
+def _inverse(flow: Tensor) -> Tensor:
+    """The way back, [N, 2, H, W], of flow of that shape: back(p) = -flow(p + back(p)), found by repetition."""
+    height, width = flow.shape[-2:]
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    last = torch.tensor([width - 1, height - 1])
+    back = -flow
+    for _ in range(5):
+        place = torch.stack([x, y], dim=-1) + back.movedim(1, -1)  # [N, H, W, 2]
+        back = -F.grid_sample(flow, 2 * place / last - 1, padding_mode="border", align_corners=True)
+    return back
 
 
 def _level(case: Case, size_hw: tuple[int, int], channels: int, device: str, random: torch.Generator) -> Level:

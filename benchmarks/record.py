@@ -27,14 +27,14 @@ def circumstances(packages: Sequence[str] = _PACKAGES, gpu: str = "") -> dict[st
 def write_rows(
     name: str, rows: Sequence[Mapping[str, object]], packages: Sequence[str] = _PACKAGES, gpu: str = ""
 ) -> Path:
-    """Replace `results/<name>.csv` by these rows."""
+    """Replace `results/<name>.csv` by these rows; those that were measured before keep their circumstances."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.csv"
     shared = circumstances(packages, gpu)
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [*rows[0], *shared], lineterminator="\n")
+        writer = csv.DictWriter(stream, [*{**rows[0], **shared}], lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**row, **shared} for row in rows)
+        writer.writerows({**shared, **row} for row in rows)
     return path
 
 

@@ -30,6 +30,7 @@ _NAMES = {
     "opencv": "OpenCV",
     "kornia": "kornia",
     "localcorr": "localcorr",
+    "pydensecrf": "pydensecrf",
 }
 _OURS, _REFERENCE, _THEIRS, _INK, _FAINT = "#d1495b", "#e3a3ac", "#3d6a8a", "#222222", "#6e6e6e"
 _GAP = 1.35  # lines between two operators, for the heading

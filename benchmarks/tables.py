@@ -25,6 +25,11 @@ _HEADLINES = {
         ("cost_volume", "forward", "B1 L5 384x640"): ("PWC-Net's five levels, 384×640", "≥ 5× eager"),
         ("cost_volume", "forward+backward", "B1 L5 384x640"): ("the same with gradients", ""),
         ("warp_cost_volume", "forward", "B1 L5 384x640"): ("PWC-Net's five levels, 384×640", ""),
+        ("soft_union", "forward", "B1 K5 P2 240x427"): ("2 classes, 5 frames, 427×240", "≥ 5× eager"),
+        ("soft_union", "forward", "B1 K5 P2 480x854"): ("the same, 854×480", "≥ 5× eager"),
+        ("crf_refine", "forward", "B1 L2 240x427"): ("427×240, 2 labels", "≥ 10× pydensecrf"),
+        ("crf_refine", "forward", "B1 L4 240x427"): ("the same, 4 labels", "≥ 10× pydensecrf"),
+        ("crf_refine", "forward", "B1 L21 240x427"): ("the same, 21 labels", ""),
     },
     "kernels_cuda": {
         ("warp_union", "forward", "B1 K5 P20 321x321"): ("20 classes, 5 frames, 321²", ""),
@@ -40,8 +45,9 @@ _HEADLINES = {
     },
 }
 _KEPT_PCT = ("20", "40", "60", "80", "100")
+_NOTHING = "–"
 _OURS = ("f2f triton", "f2f cpp", "f2f torch")  # best first
-_OTHERS = ("torch eager", "torch compile", "opencv", "kornia", "localcorr")
+_OTHERS = ("torch eager", "torch compile", "opencv", "kornia", "localcorr", "pydensecrf")
 
 
 def markdown(name: str) -> str:
@@ -51,12 +57,21 @@ def markdown(name: str) -> str:
         rows = condensed(name, rows)
     if name == "flow":
         rows = flow_methods(rows)
-    columns = [column for column in rows[0] if column not in _HIDDEN]
+    columns = [column for column in rows[0] if column not in _HIDDEN and any(row[column] != _NOTHING for row in rows)]
     lines = [_line([column.replace("_", " ") for column in columns]), _line(["---"] * len(columns))]
     lines += [_line([row[column] for column in columns]) for row in rows]
-    return "\n".join(
-        [*lines, "", f"<sub>{rows[0]['machine']}; {rows[0]['versions']}; commit {rows[0]['commit']}</sub>", ""]
-    )
+    return "\n".join([*lines, "", f"<sub>{_circumstances(rows, columns[0])}</sub>", ""])
+
+
+def _circumstances(rows: Sequence[dict[str, str]], column: str) -> str:
+    """Machine, versions and commit; of which rows, by the words before the colon in `column`, where they differ."""
+    measured: dict[str, list[str]] = {}
+    for row in rows:
+        where = f"{row['machine']}; {row['versions']}; commit {row['commit']}"
+        measured.setdefault(where, []).append(row[column].partition(":")[0])
+    if len(measured) == 1:
+        return next(iter(measured))
+    return "<br>".join(f"{', '.join(dict.fromkeys(names))}: {where}" for where, names in measured.items())
 
 
 def quality_scores() -> list[dict[str, str]]:
@@ -157,7 +172,7 @@ def _headline(title: str, target: str, rows: Sequence[dict[str, str]]) -> dict[s
 
 def _compared(row: dict[str, str] | None, ours: dict[str, str]) -> str:
     if row is None:
-        return "–"
+        return _NOTHING
     ratio = float(row["p50_ms"]) / float(ours["p50_ms"])
     return f"{_ms(row)} ({ratio:.{0 if ratio >= 10 else 1}f}×)"
 

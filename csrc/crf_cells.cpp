@@ -10,7 +10,7 @@ namespace f2f {
 namespace {
 
 // A cell's extent in standard deviations: small beside what the lattice itself makes coarser.
-constexpr float kTileDeviations = 0.5f, kColourDeviations = 1;
+constexpr float kTileDeviations = 0.5f, kColourDeviations = 0.8f;
 constexpr float kMostTilePx = 32;
 constexpr int kColourBits = 12;
 constexpr std::int64_t kBandPixels = 8192;

@@ -173,7 +173,8 @@ def crf_refine(
 ) -> Tensor:
     """C++ version of `f2f.kernels.crf_refine`: the bilateral kernel by the permutohedral lattice, an approximation.
 
-    The Gaussian kernel ends at four standard deviations. The result does not depend on the number of threads.
+    Pixels of like colour in a tile of half a deviation are one point of it. The Gaussian kernel ends at four standard
+    deviations. The result does not depend on the number of threads.
     """
     options = (gaussian_px, gaussian_weight, bilateral_px, bilateral_rgb, bilateral_weight)
     checks.check_crf(unary, image, steps, *options)

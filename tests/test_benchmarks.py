@@ -6,6 +6,7 @@ import csv
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,15 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # scripts that i
 
 import record
 import tables
-from kernel_baselines import compose_labels_eager, cost_volume_eager, warp_cost_volume_eager, warp_union_eager
-from kernel_contenders import Absent, Contender, defined, disagreement, forced, over_levels
+from kernel_baselines import (
+    DENSECRF,
+    compose_labels_eager,
+    cost_volume_eager,
+    soft_union_eager,
+    warp_cost_volume_eager,
+    warp_union_eager,
+)
+from kernel_contenders import Absent, Contender, defined, disagreement, forced, in_bytes, over_levels
 from kernel_timing import Stopwatch, alternate, extra_memory_mb, percentiles, time_limit
 from kernel_workloads import (
     BOTH,
@@ -24,6 +32,7 @@ from kernel_workloads import (
     CamInputs,
     Case,
     LabelInputs,
+    SoftUnionInputs,
     WarpUnionInputs,
     grid,
     make_inputs,
@@ -32,7 +41,7 @@ from kernel_workloads import (
 )
 
 from f2f.kernels import dispatch, reference, unpack_planes
-from kernels import Bench, Options, check, is_wrong, main, measure, parse
+from kernels import Bench, Options, check, expected_of, is_wrong, main, measure, parse
 
 SMALL = Case(op="warp_union", size_hw=(24, 40), planes=6, flow="smooth")
 COLUMNS = [
@@ -117,12 +126,43 @@ def test_a_wrong_version_makes_the_run_fail(monkeypatch: pytest.MonkeyPatch, tmp
         assert next(csv.DictReader(stream)).keys() == {*COLUMNS, "machine", "versions", "commit"}
 
 
+def test_a_run_of_some_operators_keeps_the_rows_of_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setattr("kernels.copy_gbps", lambda _: 10.0)
+    monkeypatch.setattr("kernels.baselines", lambda *_: [])
+    labels = Case(op="compose_labels", size_hw=(24, 40), planes=6)
+    monkeypatch.setattr("kernels.grid", lambda *_: [SMALL, labels])
+    main(Options(case_seconds=0.05))
+    monkeypatch.setattr(record, "_commit", lambda: "later")
+    before = record.read_rows("kernels")
+    main(Options(case_seconds=0.05, ops=["compose_labels"]))
+    after = record.read_rows("kernels")
+    assert [row for row in after if row["op"] == "warp_union"] == [row for row in before if row["op"] == "warp_union"]
+    assert len(after) == len(before)
+    assert {row["commit"] for row in after if row["op"] == "compose_labels"} == {"later"}
+
+
+def test_pydensecrf_stands_in_where_the_definition_takes_minutes() -> None:
+    large, small = (Case(op="crf_refine", size_hw=size, planes=2) for size in ((240, 427), (6, 9)))
+    inputs, answer = make_inputs(small, "cpu"), torch.zeros(1, dtype=torch.uint8)
+    peer = replace(contender(answer), backend=DENSECRF)
+    assert expected_of(large, inputs, [peer], "cpu") == [answer]
+    for case, everyone, device in ((small, [peer], "cpu"), (large, [], "cpu"), (large, [peer], "cuda")):
+        assert torch.equal(expected_of(case, inputs, everyone, device)[0], defined(small, inputs)[0])
+
+
 def test_baselines_compute_what_the_reference_computes() -> None:
     warp = make_inputs(SMALL, "cpu")
     assert isinstance(warp, WarpUnionInputs)
     masks = unpack_planes(warp.bits, 6)
     expected = unpack_planes(reference.warp_union(warp.bits, warp.flow_xy_px), 6)
     assert disagreement([warp_union_eager(masks.float(), warp.flow_xy_px) > 0.5], [expected]) < 0.01
+    soft = make_inputs(Case(op="soft_union", size_hw=(48, 80), planes=2, flow="smooth"), "cpu")
+    assert isinstance(soft, SoftUnionInputs)
+    maps = (soft.maps, soft.flow_xy_px, soft.return_xy_px)
+    united = reference.soft_union(*maps)
+    assert disagreement([in_bytes(soft_union_eager(*maps))], [in_bytes(united)]) < 0.005
+    assert ((united - soft.maps[:, -1]) > 0.01).float().mean() > 0.05  # something is carried
     labels = make_inputs(Case(op="compose_labels", size_hw=(24, 40), planes=6), "cpu")
     assert isinstance(labels, LabelInputs)
     composed = compose_labels_eager(unpack_planes(labels.bits, 6), labels.saliency[:, 0], 0.12)
@@ -146,6 +186,10 @@ def test_byte_models() -> None:
     assert must_move_bytes(SMALL) == pixels * (5 * 4 + 4 * 2 * 4 + 4)
     half = Case(op="warp_union", size_hw=(24, 40), planes=40, clips=3, flow="smooth", dtype=torch.float16)
     assert must_move_bytes(half) == 3 * pixels * (5 * 2 * 4 + 4 * 2 * 2 + 2 * 4)
+    soft = make_inputs(Case(op="soft_union", size_hw=(24, 40), planes=6, clips=3), "cpu")
+    assert isinstance(soft, SoftUnionInputs)
+    moved = soft.maps.nbytes + soft.flow_xy_px.nbytes + soft.return_xy_px.nbytes + soft.maps[:, 0].nbytes
+    assert must_move_bytes(Case(op="soft_union", size_hw=(24, 40), planes=6, clips=3)) == moved
     labels = Case(op="compose_labels", size_hw=(24, 40), planes=20)
     assert must_move_bytes(labels) == pixels * (4 + 4 + 1) + 20 * 8
     forward, both = (Case(op="cost_volume", size_hw=(64, 64), mode=mode) for mode in ("forward", BOTH))
@@ -247,3 +291,9 @@ def test_table_has_one_row_per_headline_case(monkeypatch: pytest.MonkeyPatch, tm
     assert "| **0.5 ms** (cpp) |" in block
     assert "old" not in block
     assert "<sub>a machine; torch 2; commit abc</sub>" in block
+    assert "kornia" not in block  # a column without a time
+    crf = {"op": "crf_refine", "shape": "B1 L2 240x427", "flow": "", "commit": "def"}
+    rows += [made_up("f2f cpp", "7", **crf), made_up("pydensecrf", "98", **crf)]
+    block = tables.with_tables("<!-- table:kernels -->\nold\n<!-- end -->")
+    assert "| 98 ms (14\u00d7) |" in block
+    assert "warp_union: a machine; torch 2; commit abc<br>crf_refine: a machine; torch 2; commit def" in block
