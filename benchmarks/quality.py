@@ -7,7 +7,8 @@
 the queries and takes 12 frames/s at 427 px. One window starts every 7 sampled frames. The parts of the rules, and other
 numbers of frames, are measured with the first flow. All rules see the same activation and flow of a window; "ms" is
 what they take from there, on --threads threads. Scores are means over windows, then videos. Writes
-benchmarks/results/quality_<world>.csv.
+benchmarks/results/quality_<world>.csv and, of five frames with the first flow, quality_<world>_videos.csv with every
+video's IoU and docs/rules_<world>.png; of rendered videos also docs/steps.png, a window per class.
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import tyro
-from record import write_rows
+from record import read_rows, write_rows
+from rules_picture import Example, draw_rules, draw_steps
 from torch import Tensor
-from worlds import DEMO_CRAWL, WorldOptions, judged_windows, real_world, synthetic_world
+from worlds import DEMO_CRAWL, JudgedWindow, WorldOptions, judged_windows, real_world, synthetic_world
 
 from f2f.engine.evaluate import MaskScores, overlap
 from f2f.engine.evidence import evidence_of, share_of_peak
 from f2f.engine.options import LabelOptions
-from f2f.engine.pipeline import Networks, open_networks
+from f2f.engine.pipeline import open_networks
 from f2f.engine.refine import probabilities
 from f2f.engine.types import MovingSoftWindow
 from f2f.kernels import pack_planes, soft_union, unpack_planes, warp_union
@@ -54,7 +57,11 @@ class Options(WorldOptions):
 
 @dataclass
 class _Scores:
-    """Of one rule so far."""
+    """Of one rule with one flow and number of frames."""
+
+    rule: str
+    window_frames: int
+    flow: str
 
     by_video: dict[str, list[MaskScores]] = field(default_factory=dict)
     milliseconds: list[float] = field(default_factory=list)
@@ -65,30 +72,53 @@ class _Scores:
 
 
 def main(options: Options) -> None:
-    """Measure and write the rows."""
+    """Measure, write the rows and draw."""
     with TemporaryDirectory(prefix="f2f-") as folder:
         if options.world == "real":
             run, truth = real_world(options)
         else:
             run, truth = synthetic_world(options, Path(folder), *DEMO_CRAWL)
-        rows = [
-            row
+        examples: dict[str, Example] = {}
+        scores = [
+            score
             for flow in options.flows
             for frames in (FRAMES if flow == options.flows[0] else (_USUAL_FRAMES,))
-            for row in _rows(replace(run, flow=flow), truth, frames, in_parts=flow == options.flows[0])
+            for score in _scores(replace(run, flow=flow), truth, frames, flow == options.flows[0], examples)
         ]
-    print(write_rows(f"quality_{options.world}", rows, _PACKAGES).read_text(encoding="utf-8"))
+    usual = [score for score in scores if (score.window_frames, score.flow) == (_USUAL_FRAMES, options.flows[0])]
+    world = f"quality_{options.world}"
+    print(write_rows(world, [_row(score) for score in scores], _PACKAGES).read_text(encoding="utf-8"))
+    write_rows(f"{world}_videos", [row for score in usual for row in _video_rows(score)], _PACKAGES)
+    draw_rules(options.world, read_rows(f"{world}_videos"))
+    if options.world == "synthetic":  # real frames are not ours to show
+        draw_steps(list(examples.values()))
 
 
-def _rows(run: LabelOptions, truth: Path, frames: int, in_parts: bool) -> list[dict[str, object]]:
+def _scores(run: LabelOptions, truth: Path, frames: int, in_parts: bool, examples: dict[str, Example]) -> list[_Scores]:
     """Of every rule with one flow and number of frames; of their parts too for the usual number."""
     networks = open_networks(run)
     rules = _rules(networks.theta_f, run.aggregation.theta)
     if frames != _USUAL_FRAMES or not in_parts:
         rules = {name: rules[name] for name in ("rule paper", "rule f2f")}
+        examples = {}
     window = replace(run.window, window_frames=frames)
-    scores = _measured(replace(run, window=window), networks, truth, rules)
-    return [_row(name, frames, run.flow, rule_scores) for name, rule_scores in scores.items()]
+    scores = [_Scores(name, frames, run.flow) for name in rules]
+    for judged in judged_windows(replace(run, window=window), networks, truth):
+        masks = [_timed(rules[score.rule], judged, score) for score in scores]
+        name = networks.classifier.info.classes[judged.moving.window.classes[judged.place]]
+        if name not in examples:
+            image = judged.moving.window.frames[-1].image
+            examples[name] = Example(name, image, dict(zip(rules, masks, strict=True)), judged.true)
+    return scores
+
+
+def _timed(rule: Rule, judged: JudgedWindow, score: _Scores) -> npt.NDArray[np.bool_]:
+    """The mask of a rule, bool [H, W]; its time and quality go into `score`."""
+    start = time.perf_counter()
+    mask: npt.NDArray[np.bool_] = rule(judged.moving)[judged.place].numpy()
+    score.milliseconds.append(1000 * (time.perf_counter() - start))
+    score.by_video.setdefault(judged.video, []).append(overlap(mask, judged.true))
+    return mask
 
 
 def _rules(theta_f: float, theta: float) -> Mapping[str, Rule]:
@@ -115,27 +145,23 @@ def _united(moving: MovingSoftWindow, theta_f: float) -> Tensor:
     return unpack_planes(bits, moving.maps.shape[1])
 
 
-def _measured(run: LabelOptions, networks: Networks, truth: Path, rules: Mapping[str, Rule]) -> dict[str, _Scores]:
-    scores = {name: _Scores() for name in rules}
-    for judged in judged_windows(run, networks, truth):
-        for name, rule in rules.items():
-            start = time.perf_counter()
-            mask = rule(judged.moving)[judged.place].numpy()
-            scores[name].milliseconds.append(1000 * (time.perf_counter() - start))
-            scores[name].by_video.setdefault(judged.video, []).append(overlap(mask, judged.true))
-    return scores
-
-
-def _row(name: str, frames: int, flow: str, scores: _Scores) -> dict[str, object]:
+def _row(score: _Scores) -> dict[str, object]:
     return {
-        "rule": name,
-        "window_frames": frames,
-        "flow": flow,
-        **{measure: f"{scores.mean(measure):.3f}" for measure in ("iou", "precision", "recall")},
-        "masks": sum(len(of_video) for of_video in scores.by_video.values()),
-        "videos": len(scores.by_video),
-        "ms": f"{median(scores.milliseconds):.0f}",
+        "rule": score.rule,
+        "window_frames": score.window_frames,
+        "flow": score.flow,
+        **{measure: f"{score.mean(measure):.3f}" for measure in ("iou", "precision", "recall")},
+        "masks": sum(len(of_video) for of_video in score.by_video.values()),
+        "videos": len(score.by_video),
+        "ms": f"{median(score.milliseconds):.0f}",
     }
+
+
+def _video_rows(score: _Scores) -> list[dict[str, object]]:
+    return [
+        {"rule": score.rule, "video": video, "masks": len(scores), "iou": f"{np.mean([s.iou for s in scores]):.3f}"}
+        for video, scores in sorted(score.by_video.items())
+    ]
 
 
 if __name__ == "__main__":
