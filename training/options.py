@@ -134,6 +134,9 @@ class FlowTraining:
     """steps between checkpoints; an interrupted run goes on from the last one"""
     picture_steps: int = 500
     """steps between pictures of a pair with its true and its found flow, OUT/pictures/step-000500.png, … (0: none)"""
+    hidden: bool = True
+    """also learn the flow of points that the other frame hides; without, what moves over them decides there, which
+    carries masks better: a mask sampled behind an object is that object's"""
     start_from: Path | None = None
     """network.pt whose weights training starts from, of the same width (default: random weights)"""
     cache: Path | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from multiprocessing import get_context
@@ -134,16 +134,22 @@ class CachedPairs:
 class PairDataset(Dataset[tuple[Tensor, Tensor]]):
     """Augmented crops, drawn by (seed, index) alone: the same index gives the same sample on every run."""
 
-    def __init__(self, sources: Sequence[Draw], crop_hw: tuple[int, int], seed: int) -> None:
-        """`sources` are drawn from equally often."""
-        self.sources, self.crop_hw, self.seed = sources, crop_hw, seed
+    def __init__(self, sources: Sequence[Draw], crop_hw: tuple[int, int], seed: int, hidden: bool = True) -> None:
+        """`sources` are drawn from equally often; without `hidden`, flow counts as known where its end is seen."""
+        self.sources, self.crop_hw, self.seed, self.hidden = sources, crop_hw, seed, hidden
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Frames [2,3,h,w] and flow [3,h,w] as in FlowSample."""
         rng = np.random.default_rng((self.seed, index))
         place = int(rng.integers(len(self.sources))) if len(self.sources) > 1 else 0
-        sample = augment(self.sources[place](rng), self.crop_hw, rng)
+        pair = self.sources[place](rng)
+        sample = augment(pair if self.hidden else _seen(pair), self.crop_hw, rng)
         return sample.frames, sample.flow
+
+
+def _seen(pair: Pair) -> Pair:
+    """The same, its flow known only where the point is seen in both frames."""
+    return replace(pair, known=pair.visible if pair.known is None else pair.visible & pair.known)
 
 
 def augment(pair: Pair, crop_hw: tuple[int, int], rng: np.random.Generator) -> FlowSample:

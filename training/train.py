@@ -127,7 +127,7 @@ def _flow_data(options: FlowTraining) -> _FlowData:
         cached, rendered = _generated_pairs(options)
         draws["generated"] = cached.draw
     crop_hw = (options.crop_height_px, options.crop_width_px)
-    training = PairDataset([draws[name] for name in options.dataset], crop_hw, options.seed)
+    training = PairDataset([draws[name] for name in options.dataset], crop_hw, options.seed, options.hidden)
     return _FlowData(training, rendered, {name: held_out for name, (_, held_out) in stored.items()})
 
 
