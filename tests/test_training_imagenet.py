@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from f2f.engine.errors import UsageError
-from f2f.training.classifier import Normalise
+from f2f.training.segmentation.backbones import Normalise
 from f2f.training.imagenet import (
     VOC_TO_IMAGENET,
     ImageNetCam,

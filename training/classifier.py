@@ -10,61 +10,39 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from f2f.training.segmentation.backbones import backbone, block, initialise, scaled
+
 PRIOR_LOGIT = -1.3
 """where training starts: one image in five shows a class"""
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class Normalise(nn.Module):
-    """RGB in 0..1 -> zero mean, unit deviation; lives inside the graph so that callers need not know it."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(list(mean)).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(list(std)).view(1, 3, 1, 1), persistent=False)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """[B,3,H,W] RGB 0..1 -> [B,3,H,W]."""
-        return (image - self.mean) / self.std
-
-
-def _block(channels_in: int, channels_out: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    convolution = nn.Conv2d(channels_in, channels_out, 3, stride, dilation, dilation, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))
+HEAD_CHANNELS = 1024
+"""of the paper's head"""
 
 
 class CamClassifier(nn.Module):
-    """A small network of the paper's form: stride 8, last block dilated, two 3×3 convolutions, 1×1 to the classes.
+    """The paper's form (§3.1): stride 8, last block dilated, two 3×3 convolutions, 1×1 to the classes.
 
-    The last map *is* the CAM: its mean is the logit.
+    The last map *is* the CAM: its mean is the logit. Behind the backbone `small` the head has batch norm and the
+    backbone's channels; behind the others (`backbones.backbone`) it is the paper's, 1024 channels times `width`.
     """
 
-    def __init__(self, classes: Sequence[str], width: float = 1.0, dropout: float = 0.1) -> None:
+    def __init__(
+        self, classes: Sequence[str], width: float = 1.0, dropout: float = 0.1, backbone_name: str = "small"
+    ) -> None:
         super().__init__()
         self.classes = tuple(classes)
         self.width = width
-        c1, c2, c3, c4, c5 = (max(8, round(width * channels / 8) * 8) for channels in (24, 32, 64, 96, 128))
-        self.normalise = Normalise()
-        self.backbone = nn.Sequential(
-            _block(3, c1, stride=2),
-            _block(c1, c2, stride=2),
-            _block(c2, c3),
-            _block(c3, c4, stride=2),
-            _block(c4, c4),
-            _block(c4, c5, dilation=2),
-        )
+        self.backbone_name = backbone_name
+        self.backbone = backbone(backbone_name, width)
+        channels = self.backbone.channels
+        layer, hidden = (block, channels) if backbone_name == "small" else (_plain, scaled(HEAD_CHANNELS, width))
         self.head = nn.Sequential(
-            _block(c5, c5),
+            layer(channels, hidden),
             nn.Dropout2d(dropout),
-            _block(c5, c5),
+            layer(hidden, hidden),
             nn.Dropout2d(dropout),
-            nn.Conv2d(c5, len(self.classes), 1),
+            nn.Conv2d(hidden, len(self.classes), 1),
         )
-        self.apply(_initialise)
+        self.apply(initialise)
         bias = self.to_classes.bias
         assert bias is not None
         nn.init.constant_(bias, PRIOR_LOGIT)
@@ -76,6 +54,10 @@ class CamClassifier(nn.Module):
         assert isinstance(last, nn.Conv2d)
         return last
 
+    def head_parameters(self) -> list[nn.Parameter]:
+        """What no pretrained weights fill, and so learns faster."""
+        return list(self.head.parameters())
+
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """[B,3,H,W] RGB 0..1 -> scores [B,C] in 0..1, cam [B,C,h,w] before any ReLU."""
         cam = self.cam(image)
@@ -83,12 +65,9 @@ class CamClassifier(nn.Module):
 
     def cam(self, image: Tensor) -> Tensor:
         """[B,3,H,W] RGB 0..1 -> [B,C,h,w]; the mean over h, w is the logit."""
-        cam: Tensor = self.head(self.backbone(self.normalise(image)))
+        cam: Tensor = self.head(self.backbone(image))
         return cam
 
 
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+def _plain(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.ReLU(inplace=True))

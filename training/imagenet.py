@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from f2f.engine.errors import UsageError
-from f2f.training.classifier import Normalise
+from f2f.training.segmentation.backbones import Backbone, Normalise
 
 IMAGENET_CLASSES = 1000
 
@@ -313,6 +313,12 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], path: Path) -> No
                 f"accepted: {tuple(expected[key].shape)}; give the weights of this network"
             )
     network.load_state_dict(state, strict=False)
+
+
+def load_backbone(network: Backbone, path: Path) -> None:
+    """Load torchvision's ImageNet weights of a whole network into a backbone; what classifies is left out."""
+    state = {key: value for key, value in read_weights(path).items() if not key.startswith(("classifier.", "fc."))}
+    load_weights(network, state, path)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""Weakly supervised segmentation: networks, losses, dense CRF, region growing. Importing this imports no torch."""
