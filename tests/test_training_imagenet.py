@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from f2f.engine.errors import UsageError
-from f2f.training.segmentation.backbones import Normalise
 from f2f.training.imagenet import (
     VOC_TO_IMAGENET,
     ImageNetCam,
@@ -21,6 +20,7 @@ from f2f.training.imagenet import (
     load_weights,
     read_weights,
 )
+from f2f.training.segmentation.backbones import Normalise
 
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v2", "shufflenet_v2_x0_5"])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from f2f.training.segmentation.backbones import backbone, block, initialise, scaled
+from f2f.training.segmentation.backbones import SCORE_DEVIATION, backbone, block, initialise, scaled
 
 PRIOR_LOGIT = -1.3
 """where training starts: one image in five shows a class"""
@@ -43,6 +43,8 @@ class CamClassifier(nn.Module):
             nn.Conv2d(hidden, len(self.classes), 1),
         )
         self.apply(initialise)
+        if backbone_name != "small":
+            nn.init.normal_(self.to_classes.weight, std=SCORE_DEVIATION)
         bias = self.to_classes.bias
         assert bias is not None
         nn.init.constant_(bias, PRIOR_LOGIT)

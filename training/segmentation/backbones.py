@@ -17,6 +17,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 VGG16_CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 """convolutions of the five blocks (Simonyan & Zisserman 2015, configuration D)"""
 SMALL_CHANNELS = (24, 32, 64, 96, 128)
+SCORE_DEVIATION = 0.01
+"""of the weights that give the scores of classes, where training starts"""
 
 
 class Normalise(nn.Module):
@@ -74,7 +76,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def vgg16_layers(width: float, pools: Sequence[nn.Module], last_dilation: int = 1) -> nn.Sequential:
-    """The 13 convolutions and their ReLUs, `pools` between the blocks; numbered as `features` of torchvision's vgg16."""
+    """The 13 convolutions and ReLUs, `pools` behind the blocks; numbered as `features` of torchvision's vgg16."""
     layers: list[nn.Module] = []
     channels_in = 3
     for number, channels in enumerate(VGG16_CHANNELS):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from f2f.engine.types import IGNORE
 from f2f.training.classifier import PRIOR_LOGIT
-from f2f.training.segmentation.backbones import backbone, initialise
+from f2f.training.segmentation.backbones import SCORE_DEVIATION, backbone, initialise
 
 NO_PEAK = 1e-5
 """added to the maximum by which a map is divided"""
@@ -128,6 +128,7 @@ class FickleNet(nn.Module):
         self.backbone = backbone(backbone_name, width)
         self.to_classes = StochasticConv2d(self.backbone.channels, len(self.classes), window, rate, rescale)
         self.apply(initialise)
+        nn.init.normal_(self.to_classes.weight, std=SCORE_DEVIATION)
         assert self.to_classes.bias is not None
         nn.init.constant_(self.to_classes.bias, PRIOR_LOGIT)
 
