@@ -59,17 +59,17 @@ def test_small_backbone_is_small() -> None:
 
 def test_vgg16_gives_the_features_of_torchvision_where_nothing_differs(tmp_path: Path) -> None:
     """Weights from a file; up to the first pool the networks are the same."""
-    theirs = models.vgg16(num_classes=2).eval()
-    small = {key: value for key, value in theirs.state_dict().items() if not key.startswith("classifier.0")}
-    save_file(small, tmp_path / "vgg16.safetensors")
+    theirs = models.vgg.make_layers(models.vgg.cfgs["D"])
+    weights = {f"features.{key}": value for key, value in theirs.state_dict().items()}
+    save_file(weights | {"classifier.6.weight": torch.zeros(2, 2)}, tmp_path / "vgg16.safetensors")
     ours = backbone("vgg16").eval()
     load_backbone(ours, tmp_path / "vgg16.safetensors")
     image = torch.rand(1, 3, 20, 30)
     normalise, features = ours
     assert isinstance(features, nn.Sequential)
     with torch.inference_mode():
-        torch.testing.assert_close(features[:4](normalise(image)), theirs.features[:4](normalise(image)))
-    for (name, one), other in zip(ours.named_parameters(), theirs.features.parameters(), strict=True):
+        torch.testing.assert_close(features[:4](normalise(image)), theirs[:4](normalise(image)))
+    for (name, one), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert torch.equal(one, other), name
 
 
@@ -153,7 +153,7 @@ def test_segmenters_take_any_size_and_learn(name: str) -> None:
     network = segmenter(name, ["a", "b"], width=0.125)
     logits = network(torch.rand(2, 3, 65, 90))
     assert logits.shape == (2, 3, 9, 12)
-    logits.square().sum().backward()
+    torch.autograd.backward(logits.square().sum())
     assert all(value.grad is not None and value.grad.isfinite().all() for value in network.parameters())
 
 
@@ -172,7 +172,7 @@ def test_largefov_sees_as_far_as_it_says() -> None:
     """Cell (20, 20) of fc6 sees cells 8 and 32, the dilation, and what the pools around those see."""
     network = segmenter("vgg16-largefov", ["a"], width=0.125).eval()
     features = torch.rand(1, network.backbone.channels, 41, 41, requires_grad=True)
-    network.scores(features)[0, :, 20, 20].sum().backward()
+    torch.autograd.backward(network.scores(features)[0, :, 20, 20].sum())
     assert features.grad is not None
     seen = features.grad.abs().sum((0, 1))[20].nonzero().flatten()
     near = {centre + step for centre in (8, 20, 32) for step in range(-2, 3)}  # a 3×3 mean of 3×3 maxima
@@ -199,7 +199,7 @@ def test_every_side_has_the_images_size(size_hw: tuple[int, int]) -> None:
     image = torch.rand(2, 3, *size_hw)
     outputs = network(image)
     assert [tuple(side.shape) for side in outputs] == [(2, 1, *size_hw)] * 7
-    saliency_loss(outputs, (torch.rand(2, 1, *size_hw) > 0.5).float()).backward()
+    torch.autograd.backward(saliency_loss(outputs, (torch.rand(2, 1, *size_hw) > 0.5).float()))
     assert all(value.grad is not None and value.grad.isfinite().all() for value in network.parameters())
     shown = network.eval().saliency(image)
     assert shown.shape == (2, 1, *size_hw)
@@ -209,6 +209,7 @@ def test_every_side_has_the_images_size(size_hw: tuple[int, int]) -> None:
 def test_dss_has_the_published_layers() -> None:
     with torch.device("meta"):
         network = SaliencyNetwork()
+        vgg16 = models.vgg16()
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     assert shapes["own.5.0.weight"] == (512, 512, 7, 7)
     assert shapes["own.4.2.weight"] == (512, 512, 5, 5)
@@ -218,7 +219,7 @@ def test_dss_has_the_published_layers() -> None:
     assert shapes["own.0.0.weight"] == (128, 64, 3, 3)
     joined = {name: shape for name, shape in shapes.items() if name.startswith("joined") and name.endswith("weight")}
     assert {name.split(".")[1]: shape[1] for name, shape in joined.items()} == {"1": 5, "2": 5, "3": 3, "4": 3}
-    theirs = {f"backbone.{key}" for key in models.vgg16(num_classes=1).state_dict() if key.startswith("features.")}
+    theirs = {f"backbone.{key}" for key in vgg16.state_dict() if key.startswith("features.")}
     assert theirs == {name for name in shapes if name.startswith("backbone.")}
 
 
@@ -234,7 +235,7 @@ def test_sides_lie_on_the_image() -> None:
     def ramp(side: int) -> nn.Module:
         class Ramp(nn.Module):
             def forward(self, features: Tensor) -> Tensor:
-                across = (torch.arange(features.shape[-1]) + 0.5) * 2 ** (side - 1)
+                across: Tensor = (torch.arange(features.shape[-1]) + 0.5) * 2 ** (side - 1)
                 return across.expand(features.shape[0], 1, features.shape[-2], -1)
 
         return Ramp()

@@ -19,7 +19,7 @@ HEAD_CHANNELS = 1024
 
 
 class CamClassifier(nn.Module):
-    """The paper's form (§3.1): stride 8, last block dilated, two 3×3 convolutions, 1×1 to the classes.
+    """The paper's form: stride 8, last block dilated, two 3×3 convolutions, 1×1 to the classes.
 
     The last map *is* the CAM: its mean is the logit. Behind the backbone `small` the head has batch norm and the
     backbone's channels; behind the others (`backbones.backbone`) it is the paper's, 1024 channels times `width`.

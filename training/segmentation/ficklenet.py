@@ -27,7 +27,7 @@ NO_PEAK = 1e-5
 
 
 class StochasticConv2d(nn.Conv2d):
-    """An s×s convolution, s odd, whose windows lose each cell but the centre with probability `rate` (§3.1-3.2).
+    """An s×s convolution, s odd, whose windows lose each cell but the centre with probability `rate`.
 
     One draw for all channels, another for each position of the window and each pass. With `rescale` what is kept
     counts 1/(1 - rate) fold, the centre aside, so that the mean over draws is the plain convolution. State dict and
@@ -49,8 +49,9 @@ class StochasticConv2d(nn.Conv2d):
 
     def products(self, features: Tensor) -> Tensor:
         """Every tap's product with every cell: [B,F,h,w] -> [B,S,C,h,w]."""
-        taps = self.weight.flatten(2).permute(2, 0, 1)  # [S,C,F]
-        return F.conv2d(features, taps.flatten(0, 1)[:, :, None, None]).unflatten(1, taps.shape[:2])
+        taps = self.weight.flatten(2).permute(2, 0, 1).flatten(0, 1)  # [S*C,F]
+        products = F.conv2d(features, taps[:, :, None, None])
+        return products.reshape(len(features), self.window**2, self.out_channels, *features.shape[2:])
 
     def draw(self, count: int, products: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """`count` selections [count,S,h,w]: what each tap of the window about each cell counts, 0 where dropped."""
@@ -72,7 +73,7 @@ class StochasticConv2d(nn.Conv2d):
         """What each cell adds to the sum of each class: products [B,S,C,h,w], selections [N,S,h,w] -> [B,N,C,h,w].
 
         With S_c the mean of the convolution over its h w cells, this is h w sum_f x_f dS_c/dx_f, the paper's Grad-CAM
-        (§3.3: the gradient of each cell, not its mean) before the ReLU. The convolution is linear, so the gradient is
+        (with the gradient of each cell, not its mean) before the ReLU. The convolution is linear, so the gradient is
         the sum of the taps that saw the cell, and no backward pass is needed.
         """
         seen_by = self._shifted(selections[:, :, None], -1)[:, :, 0]  # [N,S,h,w]: at a cell, the window that sees it
@@ -100,7 +101,7 @@ class Localisation:
     """[B,C,h,w], 0..1: the mean of all passes"""
 
     def seeds(self, tags: Tensor, theta: float = 0.35) -> Tensor:
-        """Labels int64 [B,h,w] (§3.3): c+1 where any pass puts class c above `theta`, 255 elsewhere.
+        """Labels int64 [B,h,w]: c+1 where any pass puts class c above `theta`, 255 elsewhere.
 
         Of several such classes the one with the highest mean map wins. `tags` is bool [B,C]; other classes have none.
         """
