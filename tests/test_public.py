@@ -23,7 +23,15 @@ def test_every_public_name_resolves(package: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [*PACKAGES, "f2f.engine.decode", "f2f.engine.pool", "f2f.engine.cli", "f2f.engine.options"]
+    "module",
+    [
+        *PACKAGES,
+        "f2f.training.segmentation",
+        "f2f.engine.decode",
+        "f2f.engine.pool",
+        "f2f.engine.cli",
+        "f2f.engine.options",
+    ],
 )
 def test_importing_is_light(module: str) -> None:
     script = f"import sys, {module}; print(*(name for name in {HEAVY!r} if name in sys.modules))"

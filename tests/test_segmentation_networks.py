@@ -53,6 +53,32 @@ def test_names_and_shapes_are_those_of_torchvision(name: str) -> None:
     assert ours == {key: shape for key, shape in theirs.items() if not key.startswith(("classifier.", "fc."))}
 
 
+def test_vgg16_is_dilated_where_it_no_longer_shrinks() -> None:
+    with torch.device("meta"):
+        features = backbone("vgg16").get_submodule("features")
+    convolutions = [layer for layer in features.children() if isinstance(layer, nn.Conv2d)]
+    assert [layer.dilation for layer in convolutions] == [(1, 1)] * 10 + [(2, 2)] * 3
+    assert [layer.padding for layer in convolutions] == [layer.dilation for layer in convolutions]
+    pools = [layer for layer in features.children() if isinstance(layer, nn.MaxPool2d)]
+    assert [(pool.kernel_size, pool.stride, pool.padding) for pool in pools] == [(3, 2, 1)] * 3 + [(3, 1, 1)]
+
+
+def test_resnet_is_dilated_where_it_no_longer_shrinks() -> None:
+    """Each stage's first block still has the dilation of the stage before."""
+    with torch.device("meta"):
+        network = backbone("resnet50")
+    found = {}
+    for stage in ("layer1", "layer2", "layer3", "layer4"):
+        layers = [network.get_submodule(f"{stage}.{number}.conv2") for number in (0, 1)]
+        found[stage] = [(layer.stride[0], layer.dilation[0]) for layer in layers if isinstance(layer, nn.Conv2d)]
+    assert found == {
+        "layer1": [(1, 1), (1, 1)],
+        "layer2": [(2, 1), (1, 1)],
+        "layer3": [(1, 1), (1, 2)],
+        "layer4": [(1, 2), (1, 4)],
+    }
+
+
 def test_small_backbone_is_small() -> None:
     assert 100_000 < parameters(backbone("small")) < 600_000
 
