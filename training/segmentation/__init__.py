@@ -1,1 +1,1 @@
-"""Weakly supervised segmentation: networks, losses, dense CRF, region growing. Importing this imports no torch."""
+"""Training of segmenters on image tags and on masks of web videos: data, networks, losses, evaluation. Imports no torch."""
