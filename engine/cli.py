@@ -24,6 +24,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export flow": ("f2f.training.commands:export_flow", "write a flow network as .onnx or .pt2"),
     "eval masks": ("f2f.engine.commands:eval_masks", "score masks against exact ones"),
     "eval flow": ("f2f.training.commands:eval_flow", "measure flow beside exact flow, and by carrying true masks"),
+    "eval voc": ("f2f.training.commands:eval_voc", "score label maps as Pascal VOC does; pack them for its server"),
+    "eval youtube-objects": ("f2f.training.commands:eval_youtube_objects", "score label maps on YouTube-Objects"),
+    "data voc-aug": ("f2f.training.commands:make_voc_aug", "make the list trainaug from Pascal VOC 2012 and SBD"),
+    "data sec-cues": ("f2f.training.commands:import_sec_cues", "turn SEC's released cues into label maps"),
     "doctor": ("f2f.engine.commands:doctor_command", "say what this installation can do, and which kernels run"),
     "synth": ("f2f.training.commands:synth_command", "render a synthetic web: videos, images, exact masks and flow"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from f2f.training.options import ClassifierExport, ClassifierTraining, FlowEvaluation, FlowExport, FlowTraining
+from f2f.training.segmentation.options import SecCues, VocAugmentation, VocEvaluation, YoutubeEvaluation
 from f2f.training.synth.options import SynthOptions
 
 
@@ -55,6 +56,74 @@ def eval_flow(options: FlowEvaluation, *, json: bool = False) -> int:
         print(scores_as_json(scores))
     else:
         print_scores(scores, Console())
+    return 0
+
+
+def eval_voc(options: VocEvaluation, *, json: bool = False) -> int:
+    """Score predicted label maps as Pascal VOC does: one table of counts over all pixels, IoU per class, their mean.
+
+    Args:
+        options: what is scored, and against what.
+        json: print JSON instead of a table
+    """
+    from rich.console import Console
+
+    from f2f.engine.progress import show_inputs
+    from f2f.training.segmentation.confusion_picture import write_confusion_picture
+    from f2f.training.segmentation.evaluate import evaluate_voc
+    from f2f.training.segmentation.score_tables import as_json, print_voc_scores
+
+    with show_inputs() as on_image:
+        confusion = evaluate_voc(options, on_image)
+    if confusion is None:
+        print(f"wrote {options.submit}; list {options.list} has no masks to score against")
+        return 0
+    scores = confusion.scores()
+    if options.confusion:
+        write_confusion_picture(confusion, options.confusion)
+    if json:
+        print(as_json(scores))
+    else:
+        print_voc_scores(scores, Console())
+    return 0
+
+
+def eval_youtube_objects(options: YoutubeEvaluation, *, json: bool = False) -> int:
+    """Score predicted label maps on YouTube-Objects: frame by frame and pooled, as predicted and restricted to the tag.
+
+    Args:
+        options: what is scored, and against what.
+        json: print JSON instead of a table
+    """
+    from rich.console import Console
+
+    from f2f.engine.progress import show_inputs
+    from f2f.training.segmentation.evaluate import evaluate_youtube_objects
+    from f2f.training.segmentation.score_tables import as_json, print_youtube_scores
+
+    with show_inputs() as on_image:
+        scores = evaluate_youtube_objects(options, on_image)
+    if json:
+        print(as_json(scores))
+    else:
+        print_youtube_scores(scores, Console())
+    return 0
+
+
+def make_voc_aug(options: VocAugmentation) -> int:
+    """Make the list trainaug (VOC train and SBD, without VOC val) and its masks, inside the VOC folder."""
+    from f2f.training.segmentation.sbd import make_trainaug
+
+    made = make_trainaug(options.voc, options.sbd)
+    print(f"{made.images} images in {made.path}; {made.written} masks written, {made.kept} were there")
+    return 0
+
+
+def import_sec_cues(options: SecCues) -> int:
+    """Turn the cues that SEC's authors released into a folder of label maps."""
+    from f2f.training.segmentation.sec_cues import import_sec_cues as import_cues
+
+    print(f"cues of {import_cues(options.cues, options.list, options.out)} images in {options.out}")
     return 0
 
 
