@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from material import Setup, TinyNetworks, crawl
 from PIL import Image
 from segmentation_material import (
     DOG,
@@ -31,6 +32,7 @@ from segmentation_material import (
     write_voc,
 )
 
+from f2f.engine import label
 from f2f.engine.cli import main
 from f2f.engine.errors import UsageError
 from f2f.engine.records import MaskRecord, ShardRecord, VideoRecord, to_json
@@ -39,7 +41,7 @@ from f2f.training.imagenet import VOC_TO_IMAGENET
 from f2f.training.segmentation.cue_files import CUE_GRID_HW, CueFolder
 from f2f.training.segmentation.engine_output import read_engine_output
 from f2f.training.segmentation.image_lists import ListedImage, parse_image_list
-from f2f.training.segmentation.images import LabelledImage, LabelledSet, read_label_map
+from f2f.training.segmentation.images import LabelledImage, LabelledSet, read_confidence, read_label_map
 from f2f.training.segmentation.sbd import make_trainaug, read_sbd_labels
 from f2f.training.segmentation.sec_cues import import_sec_cues
 from f2f.training.segmentation.synthetic import read_synthetic_images, with_exact_masks
@@ -304,6 +306,16 @@ def test_output_of_a_run_is_read_with_its_label_sets(tmp_path: Path) -> None:
     assert images.classes == ("cat", "dog")
     assert [(one.tags, one.weight, one.confidence) for one in images.images] == [((1,), 1.0, None), ((0, 1), 1.0, None)]
     np.testing.assert_array_equal(images.labels(images.images[1]), made_up_labels(1, (0, 1)))
+
+
+def test_a_run_of_the_engine_is_read(tmp_path: Path, networks: TinyNetworks) -> None:
+    videos = crawl(tmp_path / "videos", "red/a.mp4", "blue/b.mp4")
+    label(Setup(rule="f2f", confidence=True, max_windows=1).options(videos, tmp_path / "out", networks))
+    images = read_engine_output(tmp_path / "out").need_tags()
+    assert sorted([*map(images.classes.__getitem__, one.tags)] for one in images.images) == [["blue"], ["red"]]
+    for one in images.images:
+        assert set(np.unique(images.labels(one)).tolist()) - {255} == {0, one.tags[0] + 1}
+        assert read_confidence(one).shape == images.labels(one).shape
 
 
 def test_quality_weighs_and_confidence_is_found(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from material import segmenter_file
 from PIL import Image
 from segmentation_material import (
     HW,
@@ -168,6 +169,24 @@ def test_the_synthetic_web_is_laid_out_alike(tmp_path: Path) -> None:
     assert confusion is not None
     assert confusion.scores().iou["peacock"] == 0
     assert confusion.scores().absent == ("deer",)
+
+
+def test_what_f2f_segment_writes_is_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A network of red, green and blue on a picture of a red and a blue half, of which the truth calls all red."""
+    data = tmp_path / "data"
+    colours = np.zeros((16, 24, 3), np.uint8)
+    colours[:, :12, 0], colours[:, 12:, 2] = 255, 255
+    (data / "JPEGImages").mkdir(parents=True)
+    Image.fromarray(colours).save(data / "JPEGImages" / "a.jpg", quality=100, subsampling=0)
+    save(data / "SegmentationClass" / "a.png", encode_mask(np.full((16, 24), 2, np.uint8)))
+    save(data / "labels.txt", "background\ngreen\nred\nblue\n")
+    save(data / "ImageSets" / "Segmentation" / "val.txt", "a\n")
+    model = segmenter_file(tmp_path / "model.onnx")
+    assert main(["segment", str(model), str(data / "JPEGImages"), "--out", str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+    assert main(["eval", "voc", "--pred", str(tmp_path / "out"), "--voc", str(data), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["iou"] == {"background": None, "green": None, "red": 0.5, "blue": 0.0}
 
 
 def test_the_archive_is_as_the_server_wants_it(voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

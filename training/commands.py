@@ -112,18 +112,23 @@ def eval_youtube_objects(options: YoutubeEvaluation, *, json: bool = False) -> i
 
 def make_voc_aug(options: VocAugmentation) -> int:
     """Make the list trainaug (VOC train and SBD, without VOC val) and its masks, inside the VOC folder."""
+    from f2f.engine.progress import show_inputs
     from f2f.training.segmentation.sbd import make_trainaug
 
-    made = make_trainaug(options.voc, options.sbd)
+    with show_inputs() as on_image:
+        made = make_trainaug(options.voc, options.sbd, on_image)
     print(f"{made.images} images in {made.path}; {made.written} masks written, {made.kept} were there")
     return 0
 
 
 def import_sec_cues(options: SecCues) -> int:
     """Turn the cues that SEC's authors released into a folder of label maps."""
+    from f2f.engine.progress import show_inputs
     from f2f.training.segmentation.sec_cues import import_sec_cues as import_cues
 
-    print(f"cues of {import_cues(options.cues, options.list, options.out)} images in {options.out}")
+    with show_inputs() as on_image:
+        count = import_cues(options.cues, options.list, options.out, on_image)
+    print(f"cues of {count} images in {options.out}")
     return 0
 
 

@@ -5,6 +5,7 @@ trainaug = (VOC train + SBD train + SBD val) without VOC val: 10,582 images.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +36,11 @@ class AugSummary:
     """trainaug.txt"""
 
 
-def make_trainaug(voc: Path, sbd: Path) -> AugSummary:
+def make_trainaug(voc: Path, sbd: Path, on_image: Callable[[object, int], None] = lambda *_: None) -> AugSummary:
     """Write ImageSets/Segmentation/trainaug.txt and the missing masks of SegmentationClassAug into the VOC tree.
 
-    A mask is VOC's own where there is one, else SBD's. Running it again goes on where it stopped.
+    A mask is VOC's own where there is one, else SBD's. Running it again goes on where it stopped. `on_image`
+    gets every image and their number.
 
     Raises:
         UsageError: a list, an image or a mask is missing or broken.
@@ -51,10 +53,13 @@ def make_trainaug(voc: Path, sbd: Path) -> AugSummary:
         raise UsageError(f"{root} lacks {len(missing)} of {len(ids)} images ({listed(missing)}); add the JPEG files")
     with machine_errors(root / _AUG):
         (root / _AUG).mkdir(exist_ok=True)
-    written = [_write_mask(root, sbd_folder, id_) for id_ in ids]
+    written = 0
+    for id_ in ids:
+        written += _write_mask(root, sbd_folder, id_)
+        on_image(id_, len(ids))
     path = root / LISTS / "trainaug.txt"
     write_aside(path, "".join(f"{id_}\n" for id_ in ids).encode())
-    return AugSummary(len(ids), sum(written), len(ids) - sum(written), path)
+    return AugSummary(len(ids), written, len(ids) - written, path)
 
 
 def trainaug_ids(root: Path, sbd_folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,8 +40,12 @@ class _ArraysOnly(pickle.Unpickler):
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
-def import_sec_cues(cues: Path, image_list: Path, out: Path) -> int:
+def import_sec_cues(
+    cues: Path, image_list: Path, out: Path, on_image: Callable[[object, int], None] = lambda *_: None
+) -> int:
     """Write the released cues as a folder of cues, with tags.csv (id, classes); returns the number of images.
+
+    `on_image` gets every image and their number.
 
     Raises:
         UsageError: a file is not what it should be, or an image of the list has no cues.
@@ -54,6 +58,7 @@ def import_sec_cues(cues: Path, image_list: Path, out: Path) -> int:
     for image in numbered:
         folder.write(image.id, _cue_map(_entry(entries, image, "cues", cues, image_list), f"{cues}, {image.id}"))
         tags = _entry(entries, image, "labels", cues, image_list)
+        on_image(image, len(numbered))
         rows.append(f"{image.id},{' '.join(_class_names(tags, f'{cues}, {image.id}'))}")
     write_aside(out / "tags.csv", ("\n".join(rows) + "\n").encode())
     return len(numbered)
