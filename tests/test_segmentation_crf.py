@@ -113,6 +113,15 @@ def test_there_is_no_gradient_and_no_loss_of_precision() -> None:
     assert torch.equal(refined, wanted)
 
 
+def test_what_is_not_finite_or_no_colour_is_taken_as_by_the_definition() -> None:
+    unary, image = scenes(3, (12, 13))
+    unary[0, 1, 3, 4], unary[0, :, 5], unary[0, 0, 7, 7], unary[1, 2, 8, 8] = math.nan, math.nan, -math.inf, math.inf
+    image[0, :, :, 9], image[0, 0, 9, 0], image[1, 1, :3], image[1, 1, 5:] = math.nan, math.inf, -0.2, 1.3
+    found, wanted = (refine(unary, image, 10, SHARP), reference.crf_refine(unary, image, steps=10, **vars(SHARP)))
+    assert found.isfinite().all()
+    assert (found - wanted).abs().max() < 2e-3, "energies of 1e4 are rounded to 1e-3"
+
+
 def test_bad_input_is_refused() -> None:
     unary, image = torch.zeros(1, 2, 4, 5), torch.zeros(1, 3, 4, 5)
     with pytest.raises(ValueError, match=r"image is \[1, 3, 8, 5\]; accepted: \[1, 3, 4, 5\]"):

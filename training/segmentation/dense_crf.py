@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from f2f.kernels import checks
+from f2f.kernels.reference_crf import MAX_ENERGY, gaussian_matrix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +53,12 @@ def pairwise_kernel(image: Tensor, options: CrfOptions = TRAINING_CRF) -> Tensor
     """The weighted sum of both kernels, each normalised symmetrically and with i = j: [B,3,h,w] -> float32 [B,N,N]."""
     height, width = image.shape[2:]
     y, x = (torch.arange(size, device=image.device, dtype=torch.float32) for size in (height, width))
-    places = torch.cartesian_prod(y, x).view(-1, 2)  # [N,2]
-    smoothness = options.gaussian_weight * _affinity(places / options.gaussian_px)
-    colours = 255 / options.bilateral_rgb * image.float().flatten(2).transpose(1, 2)  # [B,N,3]
-    kernel = smoothness.repeat(len(image), 1, 1)
-    for matrix, colour in zip(kernel, colours, strict=True):
-        appearance = _affinity(torch.cat([places / options.bilateral_px, colour], 1))
+    places = torch.cartesian_prod(y, x).view(-1, 2) / options.bilateral_px  # [N,2]
+    colours = image.float().nan_to_num(0.0).clamp(0, 1) * 255 / options.bilateral_rgb
+    vertical, horizontal = (gaussian_matrix(size, options.gaussian_px, places) for size in (height, width))
+    kernel = (options.gaussian_weight * torch.kron(vertical, horizontal)).repeat(len(image), 1, 1)
+    for matrix, colour in zip(kernel, colours.flatten(2).transpose(1, 2), strict=True):
+        appearance = _affinity(torch.cat([places, colour], 1))
         matrix.add_(appearance, alpha=options.bilateral_weight)
     return kernel
 
@@ -66,7 +67,7 @@ def pairwise_kernel(image: Tensor, options: CrfOptions = TRAINING_CRF) -> Tensor
 def mean_field(unary: Tensor, kernel: Tensor, steps: int = TRAINING_STEPS) -> Tensor:
     """Q = softmax(-unary), then `steps` times Q = softmax(-unary + kernel Q): [B,L,h,w], [B,N,N] -> [B,L,h,w]."""
     with torch.autocast(unary.device.type, enabled=False):
-        logits = -unary.float().flatten(2)  # [B,L,N]
+        logits = -unary.float().flatten(2).nan_to_num(MAX_ENERGY).clamp(-MAX_ENERGY, MAX_ENERGY)  # [B,L,N]
         shares = logits.softmax(1)
         for _ in range(steps):
             shares = torch.baddbmm(logits, shares, kernel).softmax(1)  # the kernel is symmetric
@@ -74,7 +75,7 @@ def mean_field(unary: Tensor, kernel: Tensor, steps: int = TRAINING_STEPS) -> Te
 
 
 def _affinity(features: Tensor) -> Tensor:
-    """exp(-|f_i - f_j|² / 2) of features [N,F], normalised so that rows would sum to about 1: [N,N]."""
+    """exp(-|f_i - f_j|² / 2) of features [N,F], normalised symmetrically: [N,N]."""
     apart = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
     matrix = torch.exp(-0.5 * apart.square())
     norm = matrix.sum(1).rsqrt()
