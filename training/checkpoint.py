@@ -19,6 +19,8 @@ from f2f.training.imagenet import load_class_map, load_torchvision
 from f2f.training.options import ClassifierExport, FlowExport
 from f2f.training.pwcnet import FlowNetwork, PWCNet
 from f2f.training.released import flow_from_released
+from f2f.training.segmentation.deeplab import FullSize, segmenter
+from f2f.training.segmentation.training_options import SegmenterExport
 
 OWN_DEFAULTS = {"tau": 0.9, "theta_f": 0.2}
 """the paper's, for networks trained with a sigmoid per class"""
@@ -28,14 +30,16 @@ pass for their query (0.5: 35 %, 0.9: 6 %), 21 % for another class (0.5: 8 %), a
 (0.3: four, 0.9: one). theta_f 0.4 is the value at which single frames' and unions' masks are compared in the README."""
 
 
-def save_network(path: Path, kind: Literal["classifier", "flow"], network: nn.Module, **facts: Any) -> None:
+def save_network(
+    path: Path, kind: Literal["classifier", "flow", "segmenter"], network: nn.Module, **facts: Any
+) -> None:
     """Write network.pt: kind, weights and the facts that rebuild and describe the network."""
     partial = path.with_name(f".{path.name}.partial")
     torch.save({"kind": kind, "state_dict": network.state_dict(), **facts}, partial)
     partial.replace(path)
 
 
-def read_network(path: Path, kind: Literal["classifier", "flow"]) -> dict[str, Any]:
+def read_network(path: Path, kind: Literal["classifier", "flow", "segmenter"]) -> dict[str, Any]:
     """Read a network.pt of the kind asked for."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -94,6 +98,14 @@ def classifier_from_torchvision(options: ClassifierExport) -> tuple[nn.Module, N
     if options.weights:
         training["weights_sha256"] = hashlib.sha256(options.weights.read_bytes()).hexdigest()
     return network, NetworkCard("classifier", network.classes, _defaults(TORCHVISION_DEFAULTS, options), training)
+
+
+def segmenter_network(options: SegmenterExport) -> tuple[nn.Module, NetworkCard]:
+    """Our own segmenter from network.pt, its logits brought to the image's size."""
+    content = read_network(options.checkpoint, "segmenter")
+    network = segmenter(content["name"], content["classes"], content["width"])
+    network.load_state_dict(content["state_dict"])
+    return FullSize(network), NetworkCard("segmenter", tuple(content["classes"]), training=content["training"])
 
 
 def _defaults(defaults: dict[str, float], options: ClassifierExport) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from f2f.training.options import ClassifierExport, ClassifierTraining, FlowEvaluation, FlowExport, FlowTraining
 from f2f.training.segmentation.options import SecCues, VocAugmentation, VocEvaluation, YoutubeEvaluation
+from f2f.training.segmentation.training_options import SegmenterExport, SegmenterTraining
 from f2f.training.synth.options import SynthOptions
 
 
@@ -23,6 +24,14 @@ def train_flow(options: FlowTraining) -> int:
     return 0
 
 
+def train_segmenter(options: SegmenterTraining) -> int:
+    """Train a segmenter on images and labelled videos; running it again goes on where it stopped."""
+    from f2f.training.segmentation.train import train_segmenter as train
+
+    print(f"wrote {train(options)}")
+    return 0
+
+
 def export_classifier(options: ClassifierExport) -> int:
     """Write a classifier (a torchvision ImageNet network or our own checkpoint) as .onnx or .pt2."""
     from f2f.training.export import export_classifier as export
@@ -34,6 +43,14 @@ def export_classifier(options: ClassifierExport) -> int:
 def export_flow(options: FlowExport) -> int:
     """Write a flow network (our own checkpoint or a released PWC-Net) as .onnx or .pt2."""
     from f2f.training.export import export_flow as export
+
+    print(f"wrote {export(options)}")
+    return 0
+
+
+def export_segmenter(options: SegmenterExport) -> int:
+    """Write a segmenter (our own checkpoint) as .onnx or .pt2, for `f2f segment`."""
+    from f2f.training.export import export_segmenter as export
 
     print(f"wrote {export(options)}")
     return 0

@@ -23,8 +23,14 @@ from torch import Tensor, nn
 from f2f.engine.errors import F2FError, UsageError
 from f2f.engine.runtimes.trust import sign
 from f2f.training.card import NetworkCard
-from f2f.training.checkpoint import classifier_from_checkpoint, classifier_from_torchvision, flow_network
+from f2f.training.checkpoint import (
+    classifier_from_checkpoint,
+    classifier_from_torchvision,
+    flow_network,
+    segmenter_network,
+)
 from f2f.training.options import ClassifierExport, FlowExport
+from f2f.training.segmentation.training_options import SegmenterExport
 
 OPSET = 18
 PARITY = 1e-4
@@ -63,6 +69,15 @@ CONTRACTS: dict[str, Contract] = {
         },
         trials=((2, 3, 3, 128, 192), (1, 2, 3, 100, 141), (1, 5, 3, 130, 67)),
     ),
+    "segmenter": Contract(
+        input="image",
+        outputs=("logits",),
+        axes={
+            "image": {0: "batch", 2: "height", 3: "width"},
+            "logits": {0: "batch", 2: "height", 3: "width"},
+        },
+        trials=((2, 3, 160, 224), (1, 3, 213, 131), (3, 3, 96, 250)),
+    ),
 }
 
 
@@ -75,6 +90,12 @@ def export_classifier(options: ClassifierExport) -> Path:
 def export_flow(options: FlowExport) -> Path:
     """Write a flow network: our own checkpoint or a released PWC-Net."""
     network, card = flow_network(options)
+    return export_network(network, card, options.out)
+
+
+def export_segmenter(options: SegmenterExport) -> Path:
+    """Write a segmenter: our own checkpoint."""
+    network, card = segmenter_network(options)
     return export_network(network, card, options.out)
 
 

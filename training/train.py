@@ -14,27 +14,22 @@ The bundled flow network is an earlier one, of 2400 steps with dense decoders; i
 
 from __future__ import annotations
 
-import importlib
-import logging
-import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from f2f.engine.classify import to_tensor
-from f2f.engine.errors import UsageError
 from f2f.engine.flow import Clip, Flow
 from f2f.training.checkpoint import OWN_DEFAULTS, read_network, save_network
 from f2f.training.classifier import CamClassifier
 from f2f.training.data import TaggedImages, TrainingImages, read_image, read_tagged_images
 from f2f.training.evaluate import evaluate_classifier, evaluate_flow, flow_predictor
+from f2f.training.fit import PRECISIONS, fit, require_extra, resumed_from, shaping_facts
 from f2f.training.flow_datasets import FlowFolder, open_flow_dataset
 from f2f.training.flow_eval import score_pairs
 from f2f.training.flow_methods import ZeroFlow
@@ -44,24 +39,17 @@ from f2f.training.options import ClassifierTraining, FlowTraining
 from f2f.training.pairs import CachedPairs, Draw, PairDataset, fill_cache, load_pair, scene_pairs
 from f2f.training.pwcnet import FlowNetwork, PWCNet, give_unit_variance, standardise
 
-if TYPE_CHECKING:
-    from f2f.training.loops import Samples
-
-PRECISIONS: dict[str, Literal["bf16-mixed", "32-true"]] = {"bf16": "bf16-mixed", "fp32": "32-true"}
-"""our names and Lightning's"""
 PAIRS_PER_SCENE = 4
 HELD_OUT_SCENES = 24
 HELD_OUT_PAIRS = 200
 """of a public data set, at most"""
-SHAPELESS = ("accelerator", "picture_steps", "resume")
-"""options that change nothing about the network"""
 HELD_OUT_SEED = 1_000_003
 """added to the seed: scenes that training never sees"""
 
 
 def train_classifier(options: ClassifierTraining) -> Path:
     """Train a CAM classifier on tagged images; returns OUT/network.pt. Goes on from the last checkpoint."""
-    _require_extra()
+    require_extra()
     from f2f.training.loops import ClassifierLoop, Samples
 
     images = read_tagged_images(options.images)
@@ -69,9 +57,9 @@ def train_classifier(options: ClassifierTraining) -> Path:
     network = CamClassifier(images.classes, options.width, options.dropout)
     crop_hw = (options.crop_height_px, options.crop_width_px)
     samples = TrainingImages(images, crop_hw, (options.min_side_px, options.max_side_px), options.seed)
-    _fit(ClassifierLoop(network, options), Samples(samples, options), options, PRECISIONS["fp32"])
+    fit(ClassifierLoop(network, options), Samples(samples, options), options, PRECISIONS["fp32"])
     quality = evaluate_classifier(network.eval(), _held_out(images), OWN_DEFAULTS["tau"]).as_dict()
-    facts = _facts(options) | {"held_out": quality, "train_images": len(images.train)}
+    facts = shaping_facts(options) | {"held_out": quality, "train_images": len(images.train)}
     path = options.out / "network.pt"
     save_network(path, "classifier", network, classes=list(images.classes), width=options.width, training=facts)
     return path
@@ -83,7 +71,7 @@ def _held_out(images: TaggedImages) -> Any:
 
 def train_flow(options: FlowTraining) -> Path:
     """Train PWC-Net on pairs with exact flow; returns OUT/network.pt. Goes on from the last checkpoint."""
-    _require_extra()
+    require_extra()
     from f2f.training.loops import FlowLoop, Samples
 
     data = _flow_data(options)
@@ -91,13 +79,13 @@ def train_flow(options: FlowTraining) -> Path:
     network = PWCNet(options.width, options.dense, options.reach)
     if options.start_from is not None:
         load_weights(network, read_network(options.start_from, "flow")["state_dict"], options.start_from)
-    elif not _resumed_from(options):
+    elif not resumed_from(options):
         samples = [data.training[number] for number in range(options.batch_size)]
         frames = torch.stack([frames for frames, _ in samples]).flip(2)  # [B,2,3,h,w] BGR
         give_unit_variance(network, standardise(frames[:, 0]), standardise(frames[:, 1]))
     network.to(memory_format=torch.channels_last)
-    _fit(FlowLoop(network, options), Samples(data.training, options), options, PRECISIONS[options.precision])
-    facts = _facts(options) | _flow_quality(FlowNetwork(network.eval()), data)
+    fit(FlowLoop(network, options), Samples(data.training, options), options, PRECISIONS[options.precision])
+    facts = shaping_facts(options) | _flow_quality(FlowNetwork(network.eval()), data)
     path = options.out / "network.pt"
     shape = {"width": options.width, "dense": options.dense, "reach": options.reach}
     save_network(path, "flow", network, **shape, training=facts)
@@ -182,67 +170,3 @@ class _TrainedFlow:
         with torch.inference_mode():
             flow: Tensor = self._network(frames)
         return flow
-
-
-def _require_extra() -> None:
-    for module, name in (("lightning", "Lightning"), ("tensorboard", "TensorBoard")):
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise UsageError(f"training needs {name}, which is not installed; pip install 'f2f[train]'") from error
-
-
-def _fit(
-    loop: Any, samples: Samples, options: ClassifierTraining | FlowTraining, precision: Literal["bf16-mixed", "32-true"]
-) -> None:
-    from lightning.pytorch import Trainer
-    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer = Trainer(
-        accelerator=options.accelerator,
-        devices=1,
-        precision=precision,
-        max_steps=options.stop_at_step or options.steps,
-        max_epochs=1,
-        gradient_clip_val=20.0,
-        logger=[kind(options.out, name="logs", version="") for kind in (CSVLogger, TensorBoardLogger)],
-        log_every_n_steps=20,
-        callbacks=[_checkpoints(options)],
-        enable_progress_bar=sys.stderr.isatty(),
-        enable_model_summary=False,
-    )
-    with warnings.catch_warnings(), _plain_errors():
-        warnings.filterwarnings("ignore", module=r"lightning\.")  # advice on workers, logging intervals, old folders
-        trainer.fit(loop, samples, ckpt_path=_resumed_from(options), weights_only=True)
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Loaders hand on what was raised in a worker as a traceback in words; of wrong usage only its own words remain."""
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(str(error).rstrip().rpartition("UsageError: ")[2]) from error
-
-
-def _resumed_from(options: ClassifierTraining | FlowTraining) -> Path | None:
-    """The checkpoint that an interrupted run goes on from."""
-    last = options.out / "last.ckpt"
-    return last if options.resume and last.exists() else None
-
-
-def _checkpoints(options: ClassifierTraining | FlowTraining) -> Any:
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
-    every = options.checkpoint_steps
-    return ModelCheckpoint(options.out, "last", every_n_train_steps=every, enable_version_counter=False, save_top_k=1)
-
-
-def _facts(options: ClassifierTraining | FlowTraining) -> dict[str, Any]:
-    """What the exported network says about its training: the options that shape it, no paths."""
-    kept = (int, float, str, tuple)
-    shaping = {
-        name: value for name, value in vars(options).items() if isinstance(value, kept) and name not in SHAPELESS
-    }
-    return {"options": shaping, "torch": str(torch.__version__)}

@@ -1,1 +1,1 @@
-"""Training of segmenters on image tags and on masks of web videos: data, networks, losses, evaluation. Imports no torch."""
+"""Segmenters from image tags and masks of web videos: data, networks, losses, evaluation. Importing this imports no torch."""

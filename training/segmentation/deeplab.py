@@ -74,6 +74,18 @@ def segmenter(name: str, classes: Sequence[str], width: float = 1.0) -> Segmente
     return Segmenter(name, classes, width)
 
 
+class FullSize(nn.Module):
+    """The segmenter by the engine's contract: [B,3,H,W] RGB 0..1 -> logits [B,L,H,W]."""
+
+    def __init__(self, network: Segmenter) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[B,3,H,W] RGB 0..1 -> logits [B,L,H,W]."""
+        return nn.functional.interpolate(self.network(image), image.shape[-2:], mode="bilinear", align_corners=False)
+
+
 def _large_fov(channels: int, labels: int, width: float) -> SummedBranches:
     """One branch, of a large field of view."""
     return SummedBranches([_fc_branch(channels, labels, width, LARGE_FOV_DILATION)], _vgg_pools())

@@ -1,0 +1,70 @@
+"""The methods of training: which losses a segmenter learns from, of images (I) and of labelled videos (V) alike.
+
+Letters: B images, C classes, L = 1 + C labels, H, W crop, h, w = H/8, W/8 cells, rounded up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from f2f.training.segmentation.dense_crf import refine
+from f2f.training.segmentation.growing import grow
+from f2f.training.segmentation.losses import (
+    balanced_seeding_loss,
+    boundary_loss,
+    constrain_loss,
+    expansion_loss,
+    floored_shares,
+    labels_loss,
+    seeding_loss,
+    with_floor,
+)
+from f2f.training.segmentation.training_options import Method
+
+Losses = dict[str, Tensor]
+
+
+def sec(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor) -> Losses:
+    """Seed, expand, constrain (Kolesnikov & Lampert 2016). The CRF's energies are the negative logits, as in its code.
+
+    Args:
+        logits: float32 [B,L,h,w].
+        cells: the images at that size, RGB 0..1, [B,3,h,w].
+        seeds: int64 [B,h,w], 255 where there is none.
+        tags: bool [B,C].
+    """
+    shares = floored_shares(logits)
+    refined = refine(-logits.detach(), cells)
+    return {
+        "seed": seeding_loss(shares, seeds),
+        "expand": expansion_loss(shares, tags),
+        "constrain": constrain_loss(shares, refined),
+    }
+
+
+def dsrg(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor) -> Losses:
+    """Balanced seed on grown seeds, boundary (Huang et al. 2018). The CRF's energies are minus probabilities."""
+    shares = floored_shares(logits)
+    refined = with_floor(refine(-shares.detach(), cells))
+    grown = grow(refined, seeds, tags)
+    return {"seed": balanced_seeding_loss(shares, grown), "boundary": boundary_loss(shares, refined)}
+
+
+def labels(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor) -> Losses:
+    """Cross-entropy: for exact masks, and for retraining on predicted ones."""
+    return {"labels": labels_loss(logits, seeds)}
+
+
+METHODS: Mapping[Method, Callable[[Tensor, Tensor, Tensor, Tensor], Losses]] = {
+    "sec": sec,
+    "dsrg": dsrg,
+    "labels": labels,
+}
+
+
+def at_cells(image: Tensor, logits: Tensor) -> Tensor:
+    """Images [B,3,H,W] at the size of logits [B,L,h,w]."""
+    return F.interpolate(image.float(), logits.shape[-2:], mode="bilinear", align_corners=False, antialias=True)

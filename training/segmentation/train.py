@@ -1,0 +1,112 @@
+"""Train a segmenter: `f2f train segmenter` (paper §3.4, §4.1). Needs the `train` extra."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from f2f.engine.errors import UsageError
+from f2f.training.checkpoint import read_network, save_network
+from f2f.training.fit import PRECISIONS, fit, require_extra, shaping_facts
+from f2f.training.imagenet import load_backbone, load_weights
+from f2f.training.segmentation.cue_files import CueFolder
+from f2f.training.segmentation.deeplab import Segmenter, segmenter
+from f2f.training.segmentation.engine_output import read_engine_output
+from f2f.training.segmentation.images import LabelledSet
+from f2f.training.segmentation.sampling import Augmentation, SegmentationSamples, Source
+from f2f.training.segmentation.synthetic import read_synthetic_images
+from f2f.training.segmentation.training_options import SegmenterTraining
+from f2f.training.segmentation.voc import read_voc
+
+SOURCES = ("images", "videos")
+
+
+def train_segmenter(options: SegmenterTraining) -> Path:
+    """Train a segmenter; returns OUT/network.pt. Goes on from the last checkpoint.
+
+    Raises:
+        UsageError: a source, cue or weight file is missing or does not fit.
+        F2FError: the loss became infinite or no number; the batch is kept.
+    """
+    require_extra()
+    from f2f.training.segmentation.loop import SegmenterLoop, StepSamples
+
+    named = sources(options)
+    augmentation = Augmentation(size_hw=(options.side_px, options.side_px), grid_hw=options.grid_hw, flip=options.flip)
+    samples = SegmentationSamples(list(named.values()), augmentation, options.seed, options.least_confidence)
+    torch.manual_seed(options.seed)
+    network = _network(options, samples.sources[0].images.classes)
+    loop = SegmenterLoop(network, options, tuple(named))
+    fit(loop, StepSamples(samples, options), options, PRECISIONS[options.precision])
+    path = options.out / "network.pt"
+    facts = shaping_facts(options) | {f"train_{name}": size for name, size in zip(named, samples.sizes, strict=True)}
+    save_network(
+        path,
+        "segmenter",
+        network,
+        name=options.network,
+        classes=list(network.classes),
+        width=options.width,
+        training=facts,
+    )
+    return path
+
+
+def sources(options: SegmenterTraining) -> dict[str, Source]:
+    """I, then V, where they are given; both by the images' order of classes."""
+    found: dict[str, Source] = {}
+    if options.images is not None:
+        images = read_images(options.images, options.list)
+        cues = CueFolder.open(options.cues) if options.cues else None
+        found["images"] = Source(images if options.method == "labels" else images.need_tags(), cues)
+    if options.videos:
+        classes = found["images"].images.classes if found else None
+        found["videos"] = Source(_joined([_good(read_engine_output(out), options) for out in options.videos], classes))
+    return found
+
+
+def read_images(folder: Path, split: str) -> LabelledSet:
+    """Images with tags: of `f2f synth` where the folder has a tags.csv, else of Pascal VOC."""
+    for root in (folder, folder / "images"):
+        if (root / "tags.csv").is_file() and split in {"train", "val"}:
+            return read_synthetic_images(root, "train" if split == "train" else "val")
+    return read_voc(folder, split)
+
+
+def _good(found: LabelledSet, options: SegmenterTraining) -> LabelledSet:
+    kept = tuple(image for image in found.images if image.weight >= options.least_quality)
+    if not kept:
+        best = max(image.weight for image in found.images)
+        raise UsageError(
+            f"least-quality is {options.least_quality}; the best mask of {found.source} has {best}; give at most that"
+        )
+    return replace(found, images=kept)
+
+
+def _joined(sets: list[LabelledSet], classes: tuple[str, ...] | None) -> LabelledSet:
+    """Runs with one order of classes, as one set."""
+    arranged = [one.arranged(classes or sets[0].classes) for one in sets]
+    if len({one.stored for one in arranged}) > 1:
+        raise UsageError(
+            f"the runs {', '.join(one.source for one in sets)} have different classes; label with one network"
+        )
+    images = tuple(image for one in arranged for image in one.images)
+    return replace(arranged[0], source=", ".join(one.source for one in arranged), images=images)
+
+
+def _network(options: SegmenterTraining, classes: tuple[str, ...]) -> Segmenter:
+    network = segmenter(options.network, classes, options.width)
+    if options.weights is not None:
+        load_backbone(network.backbone, options.weights)
+    if options.start_from is not None:
+        content: dict[str, Any] = read_network(options.start_from, "segmenter")
+        if tuple(content["classes"]) != classes:
+            raise UsageError(
+                f"--start-from {options.start_from} has the classes {', '.join(content['classes'])}; accepted: "
+                f"{', '.join(classes)}, those of the data; give another network"
+            )
+        load_weights(network, content["state_dict"], options.start_from)
+    return network

@@ -1,0 +1,110 @@
+"""Options of training and export of a segmenter. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from f2f.training.options import Accelerator, Precision, require
+
+Method = Literal["sec", "dsrg", "labels"]
+SegmenterName = Literal["small", "vgg16-largefov", "vgg16-aspp", "resnet50-aspp", "resnet101-aspp"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterTraining:
+    """Train a segmenter on images (I), on what `f2f label` made of videos (V), or on both."""
+
+    out: Path
+    """folder for checkpoints, logs and the trained network (network.pt)"""
+    images: Path | None = None
+    """I: VOC2012 or a folder laid out like it, or the images of `f2f synth`"""
+    list: str = "train"
+    """list of the images: train, trainaug, … in ImageSets/Segmentation, or a list file"""
+    cues: Path | None = None
+    """what is known of the images: a folder of label maps <id>.png, 41x41 cues or masks (default: their own masks)"""
+    videos: tuple[Path, ...] = ()
+    """V: output folders of `f2f label`; half of every batch where images are given too"""
+    least_quality: float = 0.0
+    """masks of videos with a lower estimated IoU (column quality) are left out, 0..1"""
+    least_confidence: float = 0.0
+    """pixels of videos with a lower confidence (`f2f label --confidence`) count as unknown, 0..1"""
+    method: Method = "dsrg"
+    """sec: seed, expand, constrain; dsrg: balanced seed on growing seeds, boundary; labels: cross-entropy on label maps
+    as they are, for exact masks and for retraining on predicted ones"""
+    network: SegmenterName = "small"
+    """small: for CPUs; vgg16-largefov: SEC's; vgg16-aspp: DSRG's; resnet…-aspp: DeepLab v2's"""
+    width: float = 1.0
+    """channel multiplier of the network"""
+    weights: Path | None = None
+    """torchvision weights of the backbone, .safetensors or .pth (default: random ones)"""
+    start_from: Path | None = None
+    """network.pt of another training, of the same network and classes"""
+    steps: int = 8000
+    """optimiser steps"""
+    stop_at_step: int = 0
+    """stop after this step, though the schedule goes on to STEPS; running again goes on from there (0: at the end)"""
+    batch_size: int = 20
+    """pictures per step"""
+    side_px: int = 321
+    """images are warped to this height and width, px"""
+    flip: bool = True
+    """mirror every other picture"""
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    """sgd: momentum 0.9, last layers at ten times the rate, biases at twice; adamw: for training from scratch"""
+    learning_rate: float = 5e-4
+    """what the schedule begins with, or its peak for one-cycle"""
+    schedule: Literal["step", "poly", "one-cycle"] = "step"
+    """of the learning rate: step: times DECAY every DECAY_STEPS; poly: (1 - step/STEPS)^0.9; one-cycle: up and down"""
+    decay: float = 0.33
+    """factor of the step schedule"""
+    decay_steps: int = 1000
+    """steps between its decays"""
+    weight_decay: float = 5e-4
+    """of weights, not of biases or normalisation"""
+    checkpoint_steps: int = 200
+    """steps between checkpoints; an interrupted run goes on from the last one"""
+    seed: int = 0
+    """random seed of weights, order and augmentation"""
+    workers: int = 2
+    """processes that load images (0: none beside the main one)"""
+    accelerator: Accelerator = "auto"
+    """where to train"""
+    precision: Precision = "fp32"
+    """of the convolutions; losses and weights are float32 in any case"""
+    resume: bool = True
+    """go on from the last checkpoint in OUT, if there is one"""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "learning_rate", "width", "checkpoint_steps", "decay_steps", "decay"):
+            value = getattr(self, name)
+            require(value > 0, f"{name.replace('_', '-')} is {value}; accepted: a number above 0")
+        require(self.side_px >= 33, f"side-px is {self.side_px}; accepted: 33 or more px")
+        require(
+            0 <= self.stop_at_step <= self.steps, f"stop-at-step is {self.stop_at_step}; accepted: 0 to {self.steps}"
+        )
+        for name in ("least_quality", "least_confidence"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"{name.replace('_', '-')} is {value}; accepted: 0 to 1")
+        require(
+            self.images is not None or bool(self.videos),
+            "neither --images nor --videos is given; give images, output folders of `f2f label`, or both",
+        )
+        require(self.cues is None or self.images is not None, f"cues is {self.cues} without --images; give both")
+        require(self.weights is None or self.start_from is None, "--weights and --start-from are given; give one")
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """Cells of the network's map: 41×41 for 321 px."""
+        return -(-self.side_px // 8), -(-self.side_px // 8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterExport:
+    """Write a segmenter by contract: `image` -> `logits`."""
+
+    out: Path
+    """file to write: .onnx (opset 18) or .pt2"""
+    checkpoint: Path
+    """network.pt of `f2f train segmenter`"""
