@@ -76,6 +76,11 @@ def test_a_batch_is_half_of_each_and_an_epoch_shows_everything_once() -> None:
         assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
 
 
+def test_sources_of_one_size_are_shuffled_apart() -> None:
+    batch = batch_indices(0, 0, 40, (20, 20))
+    assert [key.image for key in batch[:20]] != [key.image for key in batch[20:]]
+
+
 def test_a_step_is_known_without_those_before() -> None:
     assert batch_indices(3, 7, 4, (12, 5)) == batch_indices(3, 7, 4, (12, 5))
     assert batch_indices(3, 7, 4, (12, 5)) != batch_indices(4, 7, 4, (12, 5))
@@ -219,8 +224,10 @@ def test_samples_depend_on_seed_and_key_alone(sources: tuple[Source, Source]) ->
     one, again, other = (SegmentationSamples(sources, options, seed) for seed in (1, 1, 2))
     key = SampleKey(1, 2, 8)
     torch.testing.assert_close(one[key], again[key], rtol=0, atol=0)
-    for different in (one[SampleKey(1, 2, 9)], one[SampleKey(0, 2, 8)], other[key]):
+    for different in (one[SampleKey(1, 2, 9)], other[key]):
         assert not torch.equal(different.image, one[key].image)
+    twice = SegmentationSamples([sources[0], sources[0]], options, seed=1)
+    assert not torch.equal(twice[SampleKey(0, 2, 8)].image, twice[SampleKey(1, 2, 8)].image)
 
 
 def test_a_loader_with_workers_serves_the_same_batches(sources: tuple[Source, Source]) -> None:
