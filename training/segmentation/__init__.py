@@ -1,1 +1,1 @@
-"""Segmenters from image tags and masks of web videos: data, networks, losses, evaluation. Importing this imports no torch."""
+"""Segmenters from image tags and masks of web videos: data, networks, losses, evaluation. Imports no torch."""
