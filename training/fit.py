@@ -96,8 +96,10 @@ def _checkpoints(options: FitOptions) -> Any:
 
 def shaping_facts(options: FitOptions) -> dict[str, Any]:
     """What the exported network says about its training: the options that shape it, no paths."""
-    kept = (int, float, str, tuple)
-    shaping = {
-        name: value for name, value in vars(options).items() if isinstance(value, kept) and name not in SHAPELESS
-    }
+    shaping = {name: value for name, value in vars(options).items() if _is_plain(value) and name not in SHAPELESS}
     return {"options": shaping, "torch": str(torch.__version__)}
+
+
+def _is_plain(value: object) -> bool:
+    """A number, a word, or several; no path."""
+    return isinstance(value, int | float | str) or (isinstance(value, tuple) and all(map(_is_plain, value)))

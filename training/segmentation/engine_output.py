@@ -63,7 +63,8 @@ def _read_rows(path: Path) -> list[_Row]:
 
 
 def _row(entry: dict[str, Any]) -> _Row:
-    return _Row(str(entry["id"]), tuple(map(str, entry["classes"])), float(entry.get(_QUALITY, 1.0)))
+    quality = entry.get(_QUALITY)  # rule paper gives none
+    return _Row(str(entry["id"]), tuple(map(str, entry["classes"])), 1.0 if quality is None else float(quality))
 
 
 def _labelled(out: Path, row: _Row, classes: Sequence[str]) -> LabelledImage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,36 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, StepLR
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from f2f.engine.errors import F2FError
 from f2f.training.segmentation.deeplab import Segmenter
 from f2f.training.segmentation.methods import METHODS, at_cells
-from f2f.training.segmentation.sampling import Sample, SegmentationSamples, StepSampler
+from f2f.training.segmentation.sampling import Sample, SampleKey, SegmentationSamples, StepSampler
 from f2f.training.segmentation.training_options import SegmenterTraining
 
 MOMENTUM, POLY_POWER = 0.9, 0.9
 HEAD_RATE, BIAS_RATE = 10, 2
 """how much faster the last layers learn, and all biases"""
+
+
+class _Remaining(Sampler[list[SampleKey]]):
+    """The batches from the step that training stands at: known only once a checkpoint is loaded."""
+
+    def __init__(self, module: StepSamples) -> None:
+        self.module = module
+        self._from(0)  # refuses a batch size that cannot be shared
+
+    def __len__(self) -> int:
+        return self.module.options.steps
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        assert self.module.trainer is not None
+        return iter(self._from(self.module.trainer.global_step))
+
+    def _from(self, step: int) -> StepSampler:
+        options = self.module.options
+        return StepSampler(options.seed, range(step, options.steps), options.batch_size, self.module.samples.sizes)
 
 
 class StepSamples(LightningDataModule):
@@ -33,13 +52,11 @@ class StepSamples(LightningDataModule):
         self.samples, self.options = samples, options
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """From the step that training stands at."""
-        assert self.trainer is not None
-        steps = range(self.trainer.global_step, self.options.steps)
+        """From the step that training stands at when the first batch is asked for."""
         workers = self.options.workers
         return DataLoader(
             self.samples,
-            batch_sampler=StepSampler(self.options.seed, steps, self.options.batch_size, self.samples.sizes),
+            batch_sampler=_Remaining(self),
             num_workers=workers,
             multiprocessing_context="fork" if workers else None,
         )
@@ -77,7 +94,7 @@ class SegmenterLoop(LightningModule):
         """Leave behind what a loss that is no number came from."""
         path = Path(self.options.out) / "failed-batch.pt"
         torch.save({"step": self.global_step, **batch._asdict()}, path)
-        values = ", ".join(f"{name} {float(value):g}" for name, value in losses.items())
+        values = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
         raise F2FError(
             f"the loss of step {self.global_step} is not finite ({values}); the batch is in {path}, the last "
             "checkpoint stays; give a lower --learning-rate, or look for broken cues or images in the batch"
