@@ -1,15 +1,17 @@
 """Train the two networks the engine runs first: the CAM classifier and PWC-Net. Needs the `train` extra.
 
 The bundled networks (engine/networks/) come from such commands, in this order; an interrupted one goes on when it is
-given again:
+given again. Flow learns on small crops first, which is quick, then on large ones, whose coarsest level has more than
+border, and last without the points that the other frame hides:
 
     f2f synth runs/web --videos 0 --images 1000 --seed 100
     f2f train classifier runs/web/images --out runs/classifier --steps 3000 --learning-rate 3e-3
     f2f train flow --out runs/flow --workers 1
+    f2f train flow --out runs/large --start-from runs/flow/network.pt --steps 4500 --learning-rate 5e-4 --batch-size 1
+        --layer-pairs 640 --layer-height-px 480 --crop-height-px 384 --crop-width-px 640
+    f2f train flow --out runs/seen --start-from runs/large/network.pt --steps 2000 --no-hidden …the same as before
     f2f export classifier --checkpoint runs/classifier/network.pt --tau 0.5 --out engine/networks/demo_classifier.onnx
-    f2f export flow --checkpoint runs/flow/network.pt --out engine/networks/demo_flow.onnx
-
-The bundled flow network is an earlier one, of 2400 steps with dense decoders; its options are in its metadata.
+    f2f export flow --checkpoint runs/seen/network.pt --out engine/networks/demo_flow.onnx
 """
 
 from __future__ import annotations
