@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib as mpl
-from matplotlib import pyplot as plt
 from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib import pyplot as plt
 
 _INK, _FAINT, _GRID = "#222222", "#6e6e6e", "#e6e6e6"
 _LOOKS = {
@@ -20,6 +22,9 @@ Row = dict[str, str]
 
 def draw(worlds: Mapping[str, Sequence[Row]], folder: Path) -> None:
     """Two panels: mean IoU of the masks that are kept, and estimated beside true IoU."""
+    import matplotlib as mpl  # of the extra `bench`
+    from matplotlib import pyplot as plt
+
     mpl.use("Agg")
     mpl.rcParams.update({"font.family": "DejaVu Sans", "font.size": 9.5, "axes.edgecolor": _FAINT})
     figure, (kept, reliability) = plt.subplots(

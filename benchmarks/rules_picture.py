@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-from matplotlib import pyplot as plt
 from PIL import Image
 
 from f2f.engine.evaluate import overlap
@@ -51,6 +49,9 @@ class Example:
 
 def draw_rules(world: str, rows: Sequence[Mapping[str, str]]) -> None:
     """docs/rules_<world>.png: a line per video with the IoU of each rule, best rule f2f first."""
+    import matplotlib as mpl  # of the extra `bench`
+    from matplotlib import pyplot as plt
+
     by_rule = {rule: {row["video"]: float(row["iou"]) for row in rows if row["rule"] == rule} for rule in _LOOKS}
     videos = sorted(by_rule["rule f2f"], key=by_rule["rule f2f"].__getitem__)
     mpl.use("Agg")

@@ -55,7 +55,7 @@ def test_the_fit_finds_the_weights_that_made_the_data() -> None:
     assert found_offset == pytest.approx(offset, abs=0.35)
 
 
-def test_the_table_and_the_picture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     found = written([judged(number / 20, number / 20) for number in range(20)])
     monkeypatch.setattr(tables, "read_rows", lambda _: found)
     table = tables.markdown("quality_score").splitlines()
@@ -63,6 +63,11 @@ def test_the_table_and_the_picture(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         "| masks kept | real: quality from | real: iou | real: precision | real: videos | synthetic"
     )
     assert table[2] == "| 20 % |" + " 0.800 | 0.875 | 0.438 | 1 |" * 2
+
+
+def test_the_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need the extra `bench`")
+    found = written([judged(number / 20, number / 20) for number in range(20)])
     draw(dict.fromkeys(("calibration", "synthetic", "real"), found), tmp_path)
     with Image.open(tmp_path / "quality.png") as picture:
         assert picture.width > 1000
