@@ -42,7 +42,7 @@ def test_commands_exist(line: str) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["label", "segment", "export classifier", "synth", "train classifier", "train flow", "train segmenter"],
+    ["label", "segment", "cues", "export classifier", "synth", "train classifier", "train flow", "train segmenter"],
 )
 def test_options_exist(command: str) -> None:
     lines = [line for line in re.findall(r"^\.venv/bin/f2f (.+)$", README, re.MULTILINE) if line.startswith(command)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from f2f.training.options import ClassifierExport, ClassifierTraining, FlowEvaluation, FlowExport, FlowTraining
 from f2f.training.segmentation.options import SecCues, VocAugmentation, VocEvaluation, YoutubeEvaluation
-from f2f.training.segmentation.training_options import SegmenterExport, SegmenterTraining
+from f2f.training.segmentation.training_options import CueOptions, SegmenterExport, SegmenterTraining
 from f2f.training.synth.options import SynthOptions
 
 
@@ -29,6 +29,17 @@ def train_segmenter(options: SegmenterTraining) -> int:
     from f2f.training.segmentation.train import train_segmenter as train
 
     print(f"wrote {train(options)}")
+    return 0
+
+
+def cues_command(options: CueOptions) -> int:
+    """Find what is surely known of tagged images, for `f2f train segmenter --cues`."""
+    from f2f.engine.progress import show_inputs
+    from f2f.training.segmentation.cues import make_cues
+
+    with show_inputs() as on_image:
+        folder = make_cues(options, on_image)
+    print(f"wrote {folder.folder}")
     return 0
 
 

@@ -17,9 +17,8 @@ from f2f.training.segmentation.deeplab import Segmenter, segmenter
 from f2f.training.segmentation.engine_output import read_engine_output
 from f2f.training.segmentation.images import LabelledSet
 from f2f.training.segmentation.sampling import Augmentation, SegmentationSamples, Source
-from f2f.training.segmentation.synthetic import read_synthetic_images
+from f2f.training.segmentation.sources import read_images
 from f2f.training.segmentation.training_options import SegmenterTraining
-from f2f.training.segmentation.voc import read_voc
 
 SOURCES = ("images", "videos")
 
@@ -66,14 +65,6 @@ def sources(options: SegmenterTraining) -> dict[str, Source]:
         classes = found["images"].images.classes if found else None
         found["videos"] = Source(_joined([_good(read_engine_output(out), options) for out in options.videos], classes))
     return found
-
-
-def read_images(folder: Path, split: str) -> LabelledSet:
-    """Images with tags: of `f2f synth` where the folder has a tags.csv, else of Pascal VOC."""
-    for root in (folder, folder / "images"):
-        if (root / "tags.csv").is_file() and split in {"train", "val"}:
-            return read_synthetic_images(root, "train" if split == "train" else "val")
-    return read_voc(folder, split)
 
 
 def _good(found: LabelledSet, options: SegmenterTraining) -> LabelledSet:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tyro.conf import Positional
+
+from f2f.engine.options import RuntimeOptions
 from f2f.training.options import Accelerator, Precision, require
 
 Method = Literal["sec", "dsrg", "labels"]
@@ -98,6 +101,39 @@ class SegmenterTraining:
     def grid_hw(self) -> tuple[int, int]:
         """Cells of the network's map: 41×41 for 321 px."""
         return -(-self.side_px // 8), -(-self.side_px // 8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CueOptions:
+    """Find what is surely known of tagged images: classes by activation, background by saliency."""
+
+    images: Positional[Path]
+    """VOC2012 or a folder laid out like it, or the images of `f2f synth`"""
+    out: Path
+    """folder that receives <id>.png, label maps of the grid, and labels.txt"""
+    classifier: str
+    """network that yields activation: a file, or demo for the bundled one"""
+    list: str = "train"
+    """list of the images: train, trainaug, … in ImageSets/Segmentation, or a list file"""
+    saliency: str = "classical"
+    """foreground prior that decides background: classical (weight-free), none, or a network file"""
+    theta: float = 0.2
+    """a cell is a class above this share of the class's strongest activation"""
+    theta_b: float | None = None
+    """a cell of no class is background where its saliency is below this (default: the prior's own, else 0.12)"""
+    grid: int = 41
+    """cells per side"""
+    max_side: int = 500
+    """longer side in px at which networks see an image; larger ones are scaled down"""
+    scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25)
+    """sizes, as factors, at which activation is computed, each also mirrored"""
+    runtimes: RuntimeOptions = field(default_factory=RuntimeOptions)
+
+    def __post_init__(self) -> None:
+        require(self.grid > 0, f"grid is {self.grid}; accepted: 1 or more cells")
+        require(self.max_side >= 16, f"max-side is {self.max_side}; accepted: 16 or more px")
+        require(0 < self.theta < 1, f"theta is {self.theta}; accepted: above 0, below 1")
+        require(bool(self.scales) and min(self.scales) > 0, f"scales is {self.scales}; accepted: one or more above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
