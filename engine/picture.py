@@ -20,6 +20,10 @@ _HEAT_PLACES = (0.0, 0.35, 0.6, 0.8, 1.0)
 _HEAT_COLOURS = ((40, 20, 130), (155, 25, 140), (230, 65, 65), (252, 160, 40), (255, 250, 170))
 
 
+BAD_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+"""what Pillow raises for files that are broken, foreign or too large"""
+
+
 def open_image(path: Path) -> Image.Image:
     """The image in a file.
 
@@ -29,7 +33,7 @@ def open_image(path: Path) -> Image.Image:
     try:
         image = Image.open(path)
         image.load()
-    except OSError as error:
+    except BAD_IMAGE as error:
         raise UsageError(f"{path} cannot be read as an image ({error}); restore it, or remove it") from error
     return image
 

@@ -22,7 +22,7 @@ from f2f.engine.errors import MachineError, UsageError, VideoError
 from f2f.engine.files import write_aside
 from f2f.engine.film import Film
 from f2f.engine.options import SegmentOptions
-from f2f.engine.picture import overlay
+from f2f.engine.picture import BAD_IMAGE, overlay
 from f2f.engine.pool import DecodePool
 from f2f.engine.segmenter import Segmenter
 from f2f.engine.source import VIDEO_SUFFIXES, printable
@@ -30,8 +30,6 @@ from f2f.engine.types import Frame, ImageArray, InputRow, VideoEnd
 from f2f.engine.write import encode_frame, encode_mask
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
-_BAD_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""what Pillow raises for files that are broken, foreign or too large"""
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def _read_image(path: Path) -> ImageArray:
     try:
         with Image.open(path) as image:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except _BAD_IMAGE as error:
+    except BAD_IMAGE as error:
         raise VideoError("not_an_image", f"{type(error).__name__}: {error}") from error
 
 
@@ -154,17 +152,18 @@ class _VideoWork:
 
     def add(self, frame: Frame) -> bool:
         """Segment a frame; False where the video has failed."""
-        if self._error is None:
-            try:
-                labels = self._segmenter(frame.image)
-            except VideoError as error:
-                self._error = error
-                return False
-            write_aside(self._out / "masks" / self._video.name / f"{self._masks:06d}.png", encode_mask(labels))
-            self._masks += 1
-            if self._film:
-                self._film.add(overlay(frame.image, labels), frame.pts_seconds)
-        return self._error is None
+        if self._error:
+            return False
+        try:
+            labels = self._segmenter(frame.image)
+        except VideoError as error:
+            self._error = error
+            return False
+        write_aside(self._out / "masks" / self._video.name / f"{self._masks:06d}.png", encode_mask(labels))
+        self._masks += 1
+        if self._film:
+            self._film.add(overlay(frame.image, labels), frame.pts_seconds)
+        return True
 
     def end(self, end: VideoEnd) -> SegmentRecord:
         """Finish the film; what became of the video."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from material import CLASSES, SQUARE_PX, classifier_file, picture, saliency_file, square_corner
+from PIL import Image
 from segmentation_material import save, save_image
 
 from f2f.engine.cli import main
@@ -70,6 +71,12 @@ def test_classes_that_the_classifier_does_not_know_are_refused(data: Path, tmp_p
 def test_images_without_tags_are_refused(data: Path, tmp_path: Path) -> None:
     (data / "Annotations" / "one.xml").unlink()
     with pytest.raises(UsageError, match=r"have no tag \(one\)"):
+        make_cues(options(data, tmp_path))
+
+
+def test_images_too_large_to_be_true_are_refused(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UsageError, match=r"one\.jpg cannot be read as an image"):
         make_cues(options(data, tmp_path))
 
 

@@ -16,10 +16,8 @@ from PIL import Image
 
 from f2f.engine.errors import UsageError
 from f2f.engine.options import MAX_CLASSES
+from f2f.engine.picture import BAD_IMAGE
 from f2f.engine.types import IGNORE, ImageArray
-
-BAD_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
-"""what Pillow raises for files that are broken, foreign or too large"""
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from f2f.engine.errors import UsageError
+from f2f.engine.picture import BAD_IMAGE
 from f2f.engine.types import IGNORE, ImageArray
 from f2f.training.data import read_image
 from f2f.training.segmentation.cue_files import CUE_GRID_HW, CueFolder
-from f2f.training.segmentation.images import BAD_IMAGE, LabelledImage, LabelledSet, read_confidence
+from f2f.training.segmentation.images import LabelledImage, LabelledSet, read_confidence
 
 _MEAN_COLOUR = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 """of ImageNet; what lies outside an image has it"""

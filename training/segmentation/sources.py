@@ -11,7 +11,7 @@ from f2f.training.segmentation.voc import read_voc
 
 def read_images(folder: Path, split: str) -> LabelledSet:
     """Images with tags: of `f2f synth` where the folder has a tags.csv, else of Pascal VOC."""
-    for root in (folder, folder / "images"):
-        if (root / "tags.csv").is_file() and split in {"train", "val"}:
-            return read_synthetic_images(root, "train" if split == "train" else "val")
+    synthetic = any((root / "tags.csv").is_file() for root in (folder, folder / "images"))
+    if synthetic and split in {"train", "val"}:
+        return read_synthetic_images(folder, "train" if split == "train" else "val")
     return read_voc(folder, split)
