@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from f2f.engine.errors import UsageError
+from f2f.training.checkpoint import save_network
 from f2f.training.classifier import CamClassifier
 from f2f.training.imagenet import load_backbone
 from f2f.training.segmentation.backbones import backbone
@@ -112,6 +113,15 @@ def test_resnet_without_dilation_would_be_that_of_torchvision(tmp_path: Path) ->
         for name in ("conv1", "bn1", "relu", "maxpool", "layer1"):
             wanted, found = theirs.get_submodule(name)(wanted), ours.get_submodule(name)(found)
         torch.testing.assert_close(found, wanted)
+
+
+def test_a_backbone_can_be_that_of_our_classifier(tmp_path: Path) -> None:
+    theirs = CamClassifier(["dog", "cat"], width=0.25)
+    save_network(tmp_path / "network.pt", "classifier", theirs, classes=["dog", "cat"], width=0.25, training={})
+    ours = backbone("small", 0.25)
+    load_backbone(ours, tmp_path / "network.pt")
+    for name, value in theirs.backbone.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], value), name
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:

@@ -128,6 +128,18 @@ def test_bad_masks_of_videos_are_left_out(run: Path, tmp_path: Path) -> None:
         sources(options(tmp_path, videos=(alone,), least_quality=0.5))
 
 
+def test_some_masks_of_videos_are_drawn_by_the_seed(run: Path, tmp_path: Path) -> None:
+    def drawn(count: int, seed: int) -> list[str]:
+        found = sources(options(tmp_path, videos=(run,), video_masks=count, seed=seed))
+        return [image.id for image in found["videos"].images.images]
+
+    assert drawn(0, 0) == drawn(3, 1) == ["a-0000", "b-0000", "c-0000"]
+    assert drawn(2, 0) == drawn(2, 0)
+    assert {tuple(drawn(1, seed)) for seed in range(20)} == {("a-0000",), ("b-0000",), ("c-0000",)}
+    with pytest.raises(UsageError, match=r"video-masks is 4; .* has 3 masks; give at most that"):
+        drawn(4, 0)
+
+
 def test_a_loss_that_is_no_number_stops_and_keeps_the_batch(
     voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +171,7 @@ def test_a_network_of_other_classes_is_no_start(voc: Path, run: Path, tmp_path: 
         ({"videos": (Path("run"),), "steps": 0}, "steps is 0; accepted"),
         ({"videos": (Path("run"),), "side_px": 8}, "side-px is 8; accepted"),
         ({"videos": (Path("run"),), "least_quality": 2}, "least-quality is 2; accepted"),
+        ({"videos": (Path("run"),), "video_masks": -1}, "video-masks is -1; accepted"),
     ],
 )
 def test_options_that_cannot_be_met_are_refused(tmp_path: Path, given: dict[str, object], message: str) -> None:

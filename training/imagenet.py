@@ -315,10 +315,19 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], path: Path) -> No
     network.load_state_dict(state, strict=False)
 
 
+_OURS = "backbone."
+"""what the names of the backbone's weights begin with in network.pt"""
+
+
 def load_backbone(network: Backbone, path: Path) -> None:
-    """Load torchvision's ImageNet weights of a whole network into a backbone; what classifies is left out."""
-    state = {key: value for key, value in read_weights(path).items() if not key.startswith(("classifier.", "fc."))}
-    load_weights(network, state, path)
+    """Load the weights of a whole network into a backbone: torchvision's for ImageNet, or our network.pt's.
+
+    What classifies is left out.
+    """
+    state = read_weights(path)
+    ours = {key.removeprefix(_OURS): value for key, value in state.items() if key.startswith(_OURS)}
+    theirs = {key: value for key, value in state.items() if not key.startswith(("classifier.", "fc."))}
+    load_weights(network, ours or theirs, path)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from f2f.engine.errors import UsageError
@@ -63,7 +64,8 @@ def sources(options: SegmenterTraining) -> dict[str, Source]:
         found["images"] = Source(images if options.method == "labels" else images.need_tags(), cues)
     if options.videos:
         classes = found["images"].images.classes if found else None
-        found["videos"] = Source(_joined([_good(read_engine_output(out), options) for out in options.videos], classes))
+        videos = _joined([_good(read_engine_output(out), options) for out in options.videos], classes)
+        found["videos"] = Source(_drawn(videos, options))
     return found
 
 
@@ -75,6 +77,15 @@ def _good(found: LabelledSet, options: SegmenterTraining) -> LabelledSet:
             f"least-quality is {options.least_quality}; the best mask of {found.source} has {best}; give at most that"
         )
     return replace(found, images=kept)
+
+
+def _drawn(found: LabelledSet, options: SegmenterTraining) -> LabelledSet:
+    """As many masks as are asked for, in their order."""
+    there, wanted = len(found.images), options.video_masks or len(found.images)
+    if wanted > there:
+        raise UsageError(f"video-masks is {wanted}; {found.source} has {there} masks; give at most that, or 0 for all")
+    chosen = np.sort(np.random.default_rng((options.seed, 2)).permutation(there)[:wanted])
+    return replace(found, images=tuple(found.images[number] for number in chosen))
 
 
 def _joined(sets: list[LabelledSet], classes: tuple[str, ...] | None) -> LabelledSet:

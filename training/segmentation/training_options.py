@@ -29,6 +29,8 @@ class SegmenterTraining:
     """what is known of the images: a folder of label maps <id>.png, 41x41 cues or masks (default: their own masks)"""
     videos: tuple[Path, ...] = ()
     """V: output folders of `f2f label`; half of every batch where images are given too"""
+    video_masks: int = 0
+    """as many masks of videos, drawn by the seed (0: all)"""
     least_quality: float = 0.0
     """masks of videos with a lower estimated IoU (column quality) are left out, 0..1"""
     least_confidence: float = 0.0
@@ -41,7 +43,8 @@ class SegmenterTraining:
     width: float = 1.0
     """channel multiplier of the network"""
     weights: Path | None = None
-    """torchvision weights of the backbone, .safetensors or .pth (default: random ones)"""
+    """weights of the backbone: torchvision's, .safetensors or .pth, or network.pt of `f2f train classifier` with the
+    same backbone and width (default: random ones)"""
     start_from: Path | None = None
     """network.pt of another training, of the same network and classes"""
     steps: int = 8000
@@ -87,6 +90,7 @@ class SegmenterTraining:
         require(
             0 <= self.stop_at_step <= self.steps, f"stop-at-step is {self.stop_at_step}; accepted: 0 to {self.steps}"
         )
+        require(self.video_masks >= 0, f"video-masks is {self.video_masks}; accepted: 0 (all) or more")
         for name in ("least_quality", "least_confidence"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"{name.replace('_', '-')} is {value}; accepted: 0 to 1")
