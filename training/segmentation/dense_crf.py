@@ -34,6 +34,8 @@ class CrfOptions:
 
 TRAINING_CRF = CrfOptions()
 TRAINING_STEPS = 10
+LEAST_EXPONENT = -60.0
+"""of the appearance kernel: e^-60 is nothing beside the 1 on its diagonal, while subnormal numbers are slow"""
 
 
 @torch.no_grad()
@@ -77,6 +79,6 @@ def mean_field(unary: Tensor, kernel: Tensor, steps: int = TRAINING_STEPS) -> Te
 def _affinity(features: Tensor) -> Tensor:
     """exp(-|f_i - f_j|² / 2) of features [N,F], normalised symmetrically: [N,N]."""
     apart = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
-    matrix = torch.exp(-0.5 * apart.square())
+    matrix = torch.exp((-0.5 * apart.square()).clamp_min(LEAST_EXPONENT))
     norm = matrix.sum(1).rsqrt()
     return norm[:, None] * matrix * norm
