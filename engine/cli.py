@@ -21,6 +21,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train classifier": ("f2f.training.commands:train_classifier", "train a CAM classifier on tagged images"),
     "train flow": ("f2f.training.commands:train_flow", "train PWC-Net on pairs of frames with exact flow"),
     "train segmenter": ("f2f.training.commands:train_segmenter", "train a segmenter on images and labelled videos"),
+    "adapt": ("f2f.training.commands:adapt_command", "train a segmenter on its own masks of tagged images, gently"),
+    "retrain": ("f2f.training.commands:retrain_command", "the same anew, on crops: DSRG's second step"),
     "cues": ("f2f.training.commands:cues_command", "find what is surely known of tagged images, for training"),
     "export classifier": ("f2f.training.commands:export_classifier", "write a classifier as .onnx or .pt2"),
     "export flow": ("f2f.training.commands:export_flow", "write a flow network as .onnx or .pt2"),

@@ -250,15 +250,22 @@ class InferenceOptions:
     """longer side in px at which the network sees images and videos; larger ones are scaled down, and an image's mask
     back up; masks of videos stay at that size"""
     scales: tuple[float, ...] = (1.0,)
-    """sizes, as factors, whose probabilities are averaged"""
+    """sizes, as factors of the image's, at which it is looked at"""
+    squares: tuple[int, ...] = ()
+    """in place of SCALES, sides in px of squares that it is warped to, as `f2f train segmenter` does"""
     flip: bool = False
-    """also average with the mirror image"""
+    """look at the mirror image too, at every size"""
+    pool: Literal["probabilities", "logits"] = "probabilities"
+    """what all these looks are united by: the mean of their probabilities, or the sum of their logits, as DSRG does"""
     crf: bool = False
     """let a dense CRF follow the image's edges"""
 
     def __post_init__(self) -> None:
         _require(16 <= self.max_side <= 8192, "max_side", self.max_side, "16 to 8192 px")
         _check_scales(self.scales)
+        ok = all(1 <= side <= 8192 for side in self.squares)
+        _require(ok, "squares", self.squares, "sides of 1 to 8192 px")
+        _require(self.pool in {"probabilities", "logits"}, "pool", self.pool, "probabilities or logits")
 
 
 @dataclass(frozen=True, kw_only=True)

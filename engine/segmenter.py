@@ -1,7 +1,8 @@
-"""The segmenter network on one image: scales, mirror image, and a dense CRF if wanted -> probabilities (paper §4.1)."""
+"""The segmenter network on one image: sizes, mirror image, and a dense CRF if wanted -> probabilities (paper §4.1)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -30,7 +31,11 @@ _LEAST = 1e-5
 
 
 class Segmenter:
-    """Labels of an image's pixels by a segmenter network; letters: C classes of the network, H, W the image's size."""
+    """Labels of an image's pixels by a segmenter network.
+
+    Letters: C classes of the network, P labels that an image may have (1 + C, or fewer by its tags), H, W its size, h,
+    w the size at which it is seen.
+    """
 
     def __init__(self, network: Network, options: InferenceOptions) -> None:
         self.info = network.info
@@ -42,42 +47,65 @@ class Segmenter:
         torch.set_num_threads(runtimes.thread_count)
         return cls(open_network(name, "segmenter", runtimes), options)
 
-    def __call__(self, image: ImageArray) -> ImageArray:
+    def __call__(self, image: ImageArray, tags: Sequence[int] | None = None) -> ImageArray:
         """uint8 [H, W, 3] RGB -> labels uint8 [H, W], 0 background.
+
+        Args:
+            image: the image.
+            tags: classes that it is known to show, from 0; no other one is found (None: nothing is known).
 
         Raises:
             VideoError: the network refuses the image, or gives no finite numbers for it.
         """
-        labels: ImageArray = self.probabilities(image).argmax(dim=0).to(torch.uint8).numpy()
+        places = self.probabilities(image, tags).argmax(dim=0)  # [H, W]
+        labels: ImageArray = torch.tensor(self._labels(tags), dtype=torch.uint8)[places].numpy()
         return labels
 
-    def probabilities(self, image: ImageArray) -> Tensor:
-        """uint8 [H, W, 3] RGB -> float32 [1 + C, H, W], background first."""
+    def probabilities(self, image: ImageArray, tags: Sequence[int] | None = None) -> Tensor:
+        """uint8 [H, W, 3] RGB -> float32 [P, H, W]: background, then the classes or the tags in ascending order."""
         whole = to_tensor([image])  # [1, 3, H, W]
         seen = resize(whole, self._seen_hw(image))  # [1, 3, h, w]
-        views = [view for scale in self._options.scales for view in self._views(seen, scale)]
-        shares = torch.stack(views).mean(dim=0)  # [1, 1 + C, h, w]
+        labels = self._labels(tags)
+        views = [view[:, labels] for size_hw in self._sizes_hw(seen) for view in self._views(seen, size_hw)]
+        shares = self._pooled(views, seen.shape[-2:])  # [1, P, h, w]
         if not bool(torch.isfinite(shares).all()):
             raise VideoError("network_failed", "the segmenter's logits are not finite")
         if self._options.crf:
             shares = follow_edges(-shares.clamp_min(_LEAST).log(), seen)
         return resize(shares, (image.shape[0], image.shape[1]))[0]
 
+    def _labels(self, tags: Sequence[int] | None) -> list[int]:
+        """The labels that an image may have."""
+        return [0, *(tag + 1 for tag in sorted(range(len(self.info.classes)) if tags is None else tags))]
+
     def _seen_hw(self, image: ImageArray) -> tuple[int, int]:
         height, width = image.shape[:2]
         scale = min(1.0, self._options.max_side / max(height, width))
         return max(1, round(height * scale)), max(1, round(width * scale))
 
-    def _views(self, seen: Tensor, scale: float) -> list[Tensor]:
-        """Probabilities [1, 1 + C, h, w] at one scale, and of the mirror image if wanted."""
-        height, width = (max(1, round(side * scale)) for side in seen.shape[-2:])
-        scaled = resize(seen, (height, width))
-        views = [self._shares(scaled)]
-        if self._options.flip:
-            views.append(self._shares(scaled.flip(-1)).flip(-1))
-        return [resize(view, (seen.shape[-2], seen.shape[-1])) for view in views]
+    def _sizes_hw(self, seen: Tensor) -> list[tuple[int, int]]:
+        """Those at which the network sees it."""
+        if self._options.squares:
+            return [(side, side) for side in self._options.squares]
+        height, width = seen.shape[-2:]
+        return [(max(1, round(height * scale)), max(1, round(width * scale))) for scale in self._options.scales]
 
-    def _shares(self, image: Tensor) -> Tensor:
+    def _views(self, seen: Tensor, size_hw: tuple[int, int]) -> list[Tensor]:
+        """Logits [1, 1 + C, a, b] at one size, and of the mirror image if wanted."""
+        scaled = resize(seen, size_hw)
+        views = [self._logits(scaled)]
+        if self._options.flip:
+            views.append(self._logits(scaled.flip(-1)).flip(-1))
+        return views
+
+    def _pooled(self, views: Sequence[Tensor], size_hw: Sequence[int]) -> Tensor:
+        """Logits [1, P, a, b] of any sizes -> probabilities [1, P, h, w]."""
+        height, width = size_hw
+        if self._options.pool == "logits":
+            return torch.stack([resize(view, (height, width)) for view in views]).sum(dim=0).softmax(dim=1)
+        return torch.stack([resize(view.softmax(dim=1), (height, width)) for view in views]).mean(dim=0)
+
+    def _logits(self, image: Tensor) -> Tensor:
         padded = pad_multiple(image, self.info.size_multiple)
         (logits,) = self._network(padded)
         wanted = (1, 1 + len(self.info.classes), *padded.shape[-2:])
@@ -86,4 +114,4 @@ class Segmenter:
                 f"the segmenter gives logits {list(logits.shape)} for an image {list(padded.shape)} and "
                 f"{len(self.info.classes)} classes (f2f.classes); accepted: {list(wanted)}; export it again"
             )
-        return logits[..., : image.shape[-2], : image.shape[-1]].softmax(dim=1)
+        return logits[..., : image.shape[-2], : image.shape[-1]]

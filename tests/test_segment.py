@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -21,11 +22,12 @@ from material import (
     write_video,
 )
 from PIL import Image
+from torch import Tensor
 
 from f2f.engine.cli import main
 from f2f.engine.errors import NetworkError, UsageError
 from f2f.engine.options import InferenceOptions, RuntimeOptions, SegmentOptions
-from f2f.engine.runtimes.open import bundled
+from f2f.engine.runtimes.open import bundled, open_network
 from f2f.engine.segment import SegmentSummary, segment
 from f2f.engine.segmenter import Segmenter
 
@@ -199,6 +201,51 @@ def test_flip_alone_changes_nothing_for_a_pointwise_network(model: Path) -> None
         for flip in (False, True)
     )
     np.testing.assert_allclose(plain, mirrored, atol=1e-6)
+
+
+def test_known_tags_leave_no_other_class(model: Path) -> None:
+    segmenter = Segmenter.open(str(model), InferenceOptions(), RuntimeOptions())
+    free = segmenter(picture("green"))
+    assert np.array_equal(segmenter(picture("green"), tags=[GREEN - 1]), free)
+    assert np.array_equal(segmenter(picture("green"), tags=[2, GREEN - 1]), free)  # in any order
+    assert set(np.unique(segmenter(picture("green"), tags=[0, 2]))) <= {0, 1, 3}
+    assert (segmenter(picture("green"), tags=[]) == 0).all()
+    assert segmenter.probabilities(picture("green"), tags=[GREEN - 1]).shape == (2, 64, 96)
+
+
+@pytest.mark.parametrize("pool", ["probabilities", "logits"])
+def test_squares_replace_the_images_own_shape(model: Path, pool: Literal["probabilities", "logits"]) -> None:
+    network = open_network(str(model), "segmenter", RuntimeOptions())
+    seen: list[tuple[int, ...]] = []
+
+    class Watched:
+        info = network.info
+
+        def __call__(self, batch: Tensor) -> tuple[Tensor, ...]:
+            seen.append(tuple(batch.shape))
+            return network(batch)
+
+    options = InferenceOptions(squares=(40, 64), scales=(2.0,), flip=True, pool=pool)
+    labels = Segmenter(Watched(), options)(picture("green"))
+    assert seen == [(1, 3, 40, 40)] * 2 + [(1, 3, 64, 64)] * 2
+    assert labels.shape == (64, 96)
+    assert iou(labels == GREEN, square()) > 0.7
+
+
+def test_sums_of_logits_are_surer_than_means_of_probabilities(model: Path) -> None:
+    image = picture("green")
+    once, thrice = (
+        Segmenter.open(str(model), InferenceOptions(scales=scales, pool="logits"), RuntimeOptions())
+        for scales in ((1.0,), (1.0, 1.0, 1.0))
+    )
+    logits = once.probabilities(image).double().log()
+    np.testing.assert_allclose(thrice.probabilities(image), (3 * logits).softmax(dim=0), atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "value"), [("squares", (0,)), ("pool", "maximum"), ("scales", ())])
+def test_wrong_ways_of_looking_are_refused(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"--{name} .* is not accepted"):
+        InferenceOptions(**{name: value})  # type: ignore[arg-type]
 
 
 def test_the_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,6 +111,18 @@ def test_the_exported_segmenter_runs_without_torch(voc: Path, tmp_path: Path) ->
     subprocess.run([sys.executable, "-c", script, str(model)], check=True)
 
 
+def test_crops_are_labelled_pixel_by_pixel(voc: Path, tmp_path: Path) -> None:
+    assert options(tmp_path, images=voc).grid_hw == (5, 5)
+    given = options(tmp_path, images=voc, method="labels", fit="crop")
+    assert given.grid_hw == (33, 33)
+    train_segmenter(given)
+    logits, labels = torch.randn(2, 4, 3, 5), torch.randint(0, 4, (2, 17, 29))
+    labels[0, :9] = 255
+    (loss,) = methods.labels(logits, torch.empty(0), labels, torch.empty(0)).values()
+    large = torch.nn.functional.interpolate(logits, (17, 29), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(large, labels, ignore_index=255))
+
+
 def test_videos_follow_the_order_of_the_images_classes(voc: Path, run: Path, tmp_path: Path) -> None:
     found = sources(options(tmp_path, images=voc, videos=(run,)))
     videos = found["videos"].images
@@ -167,6 +179,7 @@ def test_a_network_of_other_classes_is_no_start(voc: Path, run: Path, tmp_path: 
     ("given", "message"),
     [
         ({}, "neither --images nor --videos is given"),
+        ({"images": Path("voc"), "fit": "crop"}, "fit is crop with method dsrg; accepted: warp, or method labels"),
         ({"cues": Path("cues"), "videos": (Path("run"),)}, "cues is cues without --images"),
         ({"videos": (Path("run"),), "steps": 0}, "steps is 0; accepted"),
         ({"videos": (Path("run"),), "side_px": 8}, "side-px is 8; accepted"),

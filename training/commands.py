@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from f2f.training.options import ClassifierExport, ClassifierTraining, FlowEvaluation, FlowExport, FlowTraining
+from f2f.training.segmentation.adaptation_options import SegmenterAdaptation, SegmenterRetraining
 from f2f.training.segmentation.options import SecCues, VocAugmentation, VocEvaluation, YoutubeEvaluation
 from f2f.training.segmentation.training_options import CueOptions, SegmenterExport, SegmenterTraining
 from f2f.training.synth.options import SynthOptions
@@ -29,6 +30,26 @@ def train_segmenter(options: SegmenterTraining) -> int:
     from f2f.training.segmentation.train import train_segmenter as train
 
     print(f"wrote {train(options)}")
+    return 0
+
+
+def adapt_command(options: SegmenterAdaptation) -> int:
+    """Predict masks of tagged images, then train on them at a reduced rate; running it again goes on."""
+    return _adapt(options)
+
+
+def retrain_command(options: SegmenterRetraining) -> int:
+    """Predict masks of tagged images, then train on crops of them anew, as DSRG does; running it again goes on."""
+    return _adapt(options)
+
+
+def _adapt(options: SegmenterAdaptation) -> int:
+    from f2f.engine.progress import show_inputs
+    from f2f.training.segmentation.adapt import make_masks, train_on_masks
+
+    with show_inputs() as on_image:
+        make_masks(options, on_image)
+    print(f"wrote {train_on_masks(options)}")
     return 0
 
 

@@ -68,6 +68,10 @@ class CueFolder:
         """Store the cues [gh,gw] of an image, labels by `classes`."""
         write_aside(self._file(id_), encode_mask(cues))
 
+    def has(self, id_: str) -> bool:
+        """Whether the cues of an image are there."""
+        return self._file(id_).is_file()
+
     def read(self, id_: str, classes: tuple[str, ...] | None = None) -> ImageArray:
         """The cues [gh,gw] of an image, labels by `classes` (default: the folder's own).
 
@@ -81,7 +85,7 @@ class CueFolder:
     def need(self, images: LabelledSet) -> CueFolder:
         """Itself; refuses where an image has no cues, or the classes do not fit."""
         label_table(str(self.folder), self.classes, images.classes)
-        missing = [one.id for one in images.images if not self._file(one.id).is_file()]
+        missing = [one.id for one in images.images if not self.has(one.id)]
         if missing:
             raise UsageError(
                 f"{self.folder} has no cues for {len(missing)} of {len(images.images)} images of {images.source} "

@@ -54,7 +54,12 @@ def dsrg(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor) -> Losses:
 
 
 def labels(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor) -> Losses:
-    """Cross-entropy: for exact masks, and for retraining on predicted ones."""
+    """Cross-entropy: for exact masks, and for retraining on predicted ones.
+
+    Where the labels are finer than the logits, these are brought to their size, as when the network is used.
+    """
+    if logits.shape[-2:] != seeds.shape[-2:]:
+        logits = F.interpolate(logits, seeds.shape[-2:], mode="bilinear", align_corners=False)
     return {"labels": labels_loss(logits, seeds)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from f2f.training.segmentation.cue_files import CueFolder
 from f2f.training.segmentation.deeplab import Segmenter, segmenter
 from f2f.training.segmentation.engine_output import read_engine_output
 from f2f.training.segmentation.images import LabelledSet
-from f2f.training.segmentation.sampling import Augmentation, SegmentationSamples, Source
+from f2f.training.segmentation.sampling import DSRG, RETRAINING, Augmentation, SegmentationSamples, Source
 from f2f.training.segmentation.sources import read_images
 from f2f.training.segmentation.training_options import SegmenterTraining
 
@@ -35,8 +36,7 @@ def train_segmenter(options: SegmenterTraining) -> Path:
     from f2f.training.segmentation.loop import SegmenterLoop, StepSamples
 
     named = sources(options)
-    augmentation = Augmentation(size_hw=(options.side_px, options.side_px), grid_hw=options.grid_hw, flip=options.flip)
-    samples = SegmentationSamples(list(named.values()), augmentation, options.seed, options.least_confidence)
+    samples = SegmentationSamples(list(named.values()), _augmentation(options), options.seed, options.least_confidence)
     torch.manual_seed(options.seed)
     network = _network(options, samples.sources[0].images.classes)
     loop = SegmenterLoop(network, options, tuple(named))
@@ -53,6 +53,12 @@ def train_segmenter(options: SegmenterTraining) -> Path:
         training=facts,
     )
     return path
+
+
+def _augmentation(options: SegmenterTraining) -> Augmentation:
+    """DSRG's: of its first step, or of its second where pictures are crops."""
+    base = RETRAINING if options.fit == "crop" else DSRG
+    return replace(base, size_hw=(options.side_px, options.side_px), grid_hw=options.grid_hw, flip=options.flip)
 
 
 def sources(options: SegmenterTraining) -> dict[str, Source]:
@@ -104,11 +110,16 @@ def _network(options: SegmenterTraining, classes: tuple[str, ...]) -> Segmenter:
     if options.weights is not None:
         load_backbone(network.backbone, options.weights)
     if options.start_from is not None:
-        content: dict[str, Any] = read_network(options.start_from, "segmenter")
-        if tuple(content["classes"]) != classes:
-            raise UsageError(
-                f"--start-from {options.start_from} has the classes {', '.join(content['classes'])}; accepted: "
-                f"{', '.join(classes)}, those of the data; give another network"
-            )
+        content = read_network(options.start_from, "segmenter")
+        need_classes(content, classes, options.start_from)
         load_weights(network, content["state_dict"], options.start_from)
     return network
+
+
+def need_classes(content: Mapping[str, Any], classes: Sequence[str], path: Path) -> None:
+    """Refuse a network, read from `path`, of other classes than the data's."""
+    if tuple(content["classes"]) != tuple(classes):
+        raise UsageError(
+            f"the network {path} has the classes {', '.join(content['classes'])}; accepted: {', '.join(classes)}, "
+            "those of the data; give another network"
+        )

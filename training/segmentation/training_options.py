@@ -12,6 +12,7 @@ from f2f.engine.options import RuntimeOptions
 from f2f.training.options import Accelerator, Precision, require
 
 Method = Literal["sec", "dsrg", "labels"]
+Fit = Literal["warp", "crop"]
 SegmenterName = Literal["small", "vgg16-largefov", "vgg16-aspp", "resnet50-aspp", "resnet101-aspp"]
 
 
@@ -54,7 +55,10 @@ class SegmenterTraining:
     batch_size: int = 20
     """pictures per step"""
     side_px: int = 321
-    """images are warped to this height and width, px"""
+    """height and width of the pictures that are trained on, px"""
+    fit: Fit = "warp"
+    """warp: a picture is a whole image, whatever its shape, labelled at the network's cells; crop: a part of it at its
+    own size, labelled pixel by pixel (method labels only: a part need not show what the image is tagged with)"""
     flip: bool = True
     """mirror every other picture"""
     optimiser: Literal["sgd", "adamw"] = "sgd"
@@ -98,13 +102,18 @@ class SegmenterTraining:
             self.images is not None or bool(self.videos),
             "neither --images nor --videos is given; give images, output folders of `f2f label`, or both",
         )
+        require(
+            self.fit == "warp" or self.method == "labels",
+            f"fit is {self.fit} with method {self.method}; accepted: warp, or method labels; change one",
+        )
         require(self.cues is None or self.images is not None, f"cues is {self.cues} without --images; give both")
         require(self.weights is None or self.start_from is None, "--weights and --start-from are given; give one")
 
     @property
     def grid_hw(self) -> tuple[int, int]:
-        """Cells of the network's map: 41×41 for 321 px."""
-        return -(-self.side_px // 8), -(-self.side_px // 8)
+        """Size of a picture's labels: that of the network's map, 41×41 for 321 px, or that of a crop."""
+        side = self.side_px if self.fit == "crop" else -(-self.side_px // 8)
+        return side, side
 
 
 @dataclass(frozen=True, kw_only=True)
