@@ -228,6 +228,11 @@ def test_masks_of_another_network_or_of_other_options_are_not_gone_on_with(
             make_masks(replace(given, **changed))
     make_masks(replace(given, checkpoint=other, resume=False))
     make_masks(replace(given, checkpoint=other, out=tmp_path / "fresh"))
+    within = tmp_path / "out" / "network.pt"
+    within.write_bytes(other.read_bytes())
+    for resume in (True, False):
+        with pytest.raises(RunMismatchError, match=r"a folder without them; give one$"):
+            make_masks(replace(given, checkpoint=within, scales=(1.0,), resume=resume))
     anew, fresh = masks(tmp_path / "out"), masks(tmp_path / "fresh")
     assert all(np.array_equal(anew[id_], fresh[id_]) for id_ in fresh)
 

@@ -22,6 +22,7 @@ from f2f.training.segmentation.losses import (
     seeding_loss,
     with_floor,
 )
+from f2f.training.segmentation.methods import METHODS
 
 any_map = given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**20))
 some = settings(max_examples=25, deadline=None, derandomize=True)
@@ -238,6 +239,48 @@ def test_gradients_are_those_of_differences(name: str) -> None:
     }
     shares = torch.randn(1, 3, 2, 3, dtype=torch.float64).softmax(1).requires_grad_()
     assert torch.autograd.gradcheck(losses[name], (shares,))
+
+
+# Weights of images
+
+
+WEIGHTED: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
+    "seeding": lambda logits, _, seeds, __, weights: seeding_loss(floored_shares(logits), seeds, weights),
+    "balanced": lambda logits, _, seeds, __, weights: balanced_seeding_loss(floored_shares(logits), seeds, weights),
+    "expansion": lambda logits, _, __, tags, weights: expansion_loss(floored_shares(logits), tags, weights),
+    "constrain": lambda logits, _, __, ___, weights: constrain_loss(
+        floored_shares(logits), (-logits).softmax(1), weights
+    ),
+    "boundary": lambda logits, _, __, ___, weights: boundary_loss(
+        floored_shares(logits), (-logits).softmax(1), weights
+    ),
+    "labels": lambda logits, _, seeds, __, weights: labels_loss(logits, seeds, weights),
+    **{
+        f"method {name}": lambda *given, method=method: torch.stack(list(method(*given).values())).sum()
+        for name, method in METHODS.items()
+    },
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weights_are_of_images_beside_each_other(name: str) -> None:
+    """Equal ones change nothing, 0 leaves an image out, 2 counts it twice; all of 0 leave nothing."""
+    logits, cells, tags = torch.randn(3, 4, 5, 6), torch.rand(3, 3, 5, 6), torch.rand(3, 3) < 0.5
+    seeds = torch.randint(0, 4, (3, 5, 6))
+    seeds[0, :2], seeds[1, :4], seeds[2, 1:] = 255, 255, 255  # each with another number of seeds
+
+    def loss(images: list[int], weights: list[float] | None = None) -> Tensor:
+        counted = None if weights is None else torch.tensor(weights)
+        return WEIGHTED[name](logits[images], cells[images], seeds[images], tags[images], counted)
+
+    whole = loss([0, 1, 2])
+    torch.testing.assert_close(loss([0, 1, 2], [1.0, 1.0, 1.0]), whole)
+    torch.testing.assert_close(loss([0, 1, 2], [0.3, 0.3, 0.3]), whole)
+    torch.testing.assert_close(loss([0, 1], [1.0, 0.0]), loss([0]))
+    torch.testing.assert_close(loss([0, 1, 2], [0.0, 0.5, 0.5]), loss([1, 2]))
+    torch.testing.assert_close(loss([0, 1, 2], [1.0, 0.5, 0.5]), loss([0, 0, 1, 2]))
+    assert not torch.isclose(loss([0, 1, 2], [1.0, 0.2, 0.1]), whole)
+    assert loss([0, 1, 2], [0.0, 0.0, 0.0]) == 0
 
 
 @pytest.mark.parametrize("name", ["seeding", "balanced", "expansion", "labels"])

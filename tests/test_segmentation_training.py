@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,24 @@ def test_some_masks_of_videos_are_drawn_by_the_seed(run: Path, tmp_path: Path) -
     assert {tuple(drawn(1, seed)) for seed in range(20)} == {("a-0000",), ("b-0000",), ("c-0000",)}
     with pytest.raises(UsageError, match=r"video-masks is 4; .* has 3 masks; give at most that"):
         drawn(4, 0)
+
+
+@pytest.mark.parametrize("weighed", [False, True])
+def test_quality_weighs_masks_of_videos_where_asked_for(
+    voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weighed: bool
+) -> None:
+    rows = [{"id": f"{number}", "classes": ["dog"], "quality": number / 4} for number in range(4)]
+    run = write_run(tmp_path / "run", RUN_CLASSES, rows)
+    seen: list[list[float] | None] = []
+
+    def watched(logits: torch.Tensor, *given: torch.Tensor) -> methods.Losses:
+        seen.append(None if given[-1] is None else sorted(given[-1].tolist()))
+        return {"labels": logits.square().mean()}
+
+    monkeypatch.setitem(methods.METHODS, "labels", watched)
+    given = options(tmp_path / "out", images=voc, videos=(run,), method="labels", weigh_quality=weighed, batch_size=8)
+    train_segmenter(replace(given, steps=1))
+    assert seen == ([[1.0] * 4, [0.0, 0.25, 0.5, 0.75]] if weighed else [None, None])  # images, then videos
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_batch(

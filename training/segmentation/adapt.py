@@ -154,11 +154,12 @@ def _claim(options: SegmenterAdaptation, inference: InferenceOptions) -> None:
     ours = record.is_file()
     if ours and options.resume and record.read_bytes() == wanted:
         return
+    own_place = options.checkpoint.resolve().parent == options.out.resolve()  # its network.pt would be replaced
     foreign = not ours and (masks or last.exists() or (options.out / "network.pt").exists())
-    if foreign or (ours and options.resume):
+    if own_place or foreign or (ours and options.resume):
         raise RunMismatchError(
             f"--out {options.out} holds masks or a training of another network or other options; accepted: a folder "
-            f"without them; give one{', or --no-resume to begin anew in it' if ours else ''}"
+            f"without them; give one{', or --no-resume to begin anew in it' if ours and not own_place else ''}"
         )
     for path in (*masks, last):
         path.unlink(missing_ok=True)

@@ -88,7 +88,8 @@ class SegmenterLoop(LightningModule):
 
     def _losses(self, batch: Sample, logits: Tensor, cells: Tensor, chosen: Tensor) -> dict[str, Tensor]:
         method = METHODS[self.options.method]
-        return method(logits[chosen].float(), cells[chosen], batch.seeds[chosen], batch.tags[chosen])
+        weights = batch.weight[chosen] if self.options.weigh_quality else None
+        return method(logits[chosen].float(), cells[chosen], batch.seeds[chosen], batch.tags[chosen], weights)
 
     def _stop(self, batch: Sample, losses: dict[str, Tensor]) -> None:
         """Leave behind what a loss that is no number came from."""

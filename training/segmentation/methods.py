@@ -25,9 +25,11 @@ from f2f.training.segmentation.losses import (
 from f2f.training.segmentation.training_options import Method
 
 Losses = dict[str, Tensor]
+Weights = Tensor | None
+"""how much an image counts beside the others, float32 [B]; None: all the same"""
 
 
-def sec(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor) -> Losses:
+def sec(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor, weights: Weights = None) -> Losses:
     """Seed, expand, constrain (Kolesnikov & Lampert 2016). The CRF's energies are the negative logits, as in its code.
 
     Args:
@@ -35,35 +37,36 @@ def sec(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor) -> Losses:
         cells: the images at that size, RGB 0..1, [B,3,h,w].
         seeds: int64 [B,h,w], 255 where there is none.
         tags: bool [B,C].
+        weights: of the images.
     """
     shares = floored_shares(logits)
     refined = refine(-logits.detach(), cells)
     return {
-        "seed": seeding_loss(shares, seeds),
-        "expand": expansion_loss(shares, tags),
-        "constrain": constrain_loss(shares, refined),
+        "seed": seeding_loss(shares, seeds, weights),
+        "expand": expansion_loss(shares, tags, weights),
+        "constrain": constrain_loss(shares, refined, weights),
     }
 
 
-def dsrg(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor) -> Losses:
+def dsrg(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor, weights: Weights = None) -> Losses:
     """Balanced seed on grown seeds, boundary (Huang et al. 2018). The CRF's energies are minus probabilities."""
     shares = floored_shares(logits)
     refined = with_floor(refine(-shares.detach(), cells))
     grown = grow(refined, seeds, tags)
-    return {"seed": balanced_seeding_loss(shares, grown), "boundary": boundary_loss(shares, refined)}
+    return {"seed": balanced_seeding_loss(shares, grown, weights), "boundary": boundary_loss(shares, refined, weights)}
 
 
-def labels(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor) -> Losses:
+def labels(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor, weights: Weights = None) -> Losses:
     """Cross-entropy: for exact masks, and for retraining on predicted ones.
 
     Where the labels are finer than the logits, these are brought to their size, as when the network is used.
     """
     if logits.shape[-2:] != seeds.shape[-2:]:
         logits = F.interpolate(logits, seeds.shape[-2:], mode="bilinear", align_corners=False)
-    return {"labels": labels_loss(logits, seeds)}
+    return {"labels": labels_loss(logits, seeds, weights)}
 
 
-METHODS: Mapping[Method, Callable[[Tensor, Tensor, Tensor, Tensor], Losses]] = {
+METHODS: Mapping[Method, Callable[[Tensor, Tensor, Tensor, Tensor, Weights], Losses]] = {
     "sec": sec,
     "dsrg": dsrg,
     "labels": labels,

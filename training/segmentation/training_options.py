@@ -34,6 +34,8 @@ class SegmenterTraining:
     """as many masks of videos, drawn by the seed (0: all)"""
     least_quality: float = 0.0
     """masks of videos with a lower estimated IoU (column quality) are left out, 0..1"""
+    weigh_quality: bool = False
+    """let a video's mask count as much as its estimated IoU (column quality), beside the others of its batch"""
     least_confidence: float = 0.0
     """pixels of videos with a lower confidence (`f2f label --confidence`) count as unknown, 0..1"""
     method: Method = "dsrg"
