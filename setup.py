@@ -25,7 +25,7 @@ setup(
     package_data={
         "f2f.engine": ["py.typed", "networks/*.onnx"],
         "f2f.kernels": ["py.typed"],
-        "f2f.training": ["py.typed"],
+        "f2f.training": ["py.typed", "networks/*.safetensors"],
     },
     ext_modules=[
         Pybind11Extension(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
+from f2f.engine.classify import Classifier
 from f2f.engine.errors import UsageError
+from f2f.engine.options import RuntimeOptions
+from f2f.engine.runtimes.open import bundled
 from f2f.training.checkpoint import save_network
 from f2f.training.classifier import CamClassifier
 from f2f.training.imagenet import load_backbone
@@ -122,6 +126,20 @@ def test_a_backbone_can_be_that_of_our_classifier(tmp_path: Path) -> None:
     load_backbone(ours, tmp_path / "network.pt")
     for name, value in theirs.backbone.state_dict().items():
         assert torch.equal(ours.state_dict()[name], value), name
+
+
+def test_the_bundled_backbone_is_that_of_the_bundled_classifier() -> None:
+    """The first convolution, into which the export has folded the batch norm."""
+    ours = CamClassifier(Classifier.open("demo", RuntimeOptions(threads=1)).info.classes, width=0.75).eval()
+    load_backbone(ours.backbone, Path("demo"))
+    graph = onnx.load(bundled("classifier"))
+    weights = [torch.tensor(onnx.numpy_helper.to_array(one)) for one in graph.graph.initializer]
+    first = next(weight for weight in weights if weight.dim() == 4 and weight.shape[1] == 3)
+    convolution, norm = ours.backbone[1][0], ours.backbone[1][1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_var is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    torch.testing.assert_close(convolution.weight * scale[:, None, None, None], first)
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import difflib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,7 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], path: Path) -> No
     network.load_state_dict(state, strict=False)
 
 
+DEMO = Path("demo")
 _OURS = "backbone."
 """what the names of the backbone's weights begin with in network.pt"""
 
@@ -322,8 +324,9 @@ _OURS = "backbone."
 def load_backbone(network: Backbone, path: Path) -> None:
     """Load the weights of a whole network into a backbone: torchvision's for ImageNet, or our network.pt's.
 
-    What classifies is left out.
+    What classifies is left out. The path `demo` means the bundled classifier's (small, width 0.75).
     """
+    path = Path(str(files("f2f.training").joinpath("networks", "demo_backbone.safetensors"))) if path == DEMO else path
     state = read_weights(path)
     ours = {key.removeprefix(_OURS): value for key, value in state.items() if key.startswith(_OURS)}
     theirs = {key: value for key, value in state.items() if not key.startswith(("classifier.", "fc."))}

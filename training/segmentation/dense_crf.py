@@ -7,7 +7,7 @@ h, w cells, N = h * w.
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from f2f.kernels.reference_crf import MAX_ENERGY, gaussian_matrix
 
 @dataclass(frozen=True, kw_only=True)
 class CrfOptions:
-    """The two kernels; defaults are those of SEC and DSRG, whose cells are 1/12 of their test images' pixels."""
+    """The two kernels; defaults are those of SEC and DSRG for 41 cells per side, 1/12 of their test images' pixels."""
 
     gaussian_px: float = 3 / 12
     """standard deviation of the smoothness kernel, cells"""
@@ -30,6 +30,16 @@ class CrfOptions:
     """and in colour, of 0..255"""
     bilateral_weight: float = 10.0
     """0 leaves it out"""
+
+
+PUBLISHED_CELLS = 41
+
+
+def crf_of_grid(size_hw: tuple[int, int]) -> CrfOptions:
+    """The published kernels on a grid of [h, w] cells: as large a part of the image as on 41 cells."""
+    scale = max(size_hw) / PUBLISHED_CELLS
+    usual = CrfOptions()
+    return replace(usual, gaussian_px=scale * usual.gaussian_px, bilateral_px=scale * usual.bilateral_px)
 
 
 TRAINING_CRF = CrfOptions()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
-from f2f.training.segmentation.dense_crf import refine
+from f2f.training.segmentation.dense_crf import crf_of_grid, refine
 from f2f.training.segmentation.growing import grow
 from f2f.training.segmentation.losses import (
     balanced_seeding_loss,
@@ -40,7 +40,7 @@ def sec(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor, weights: Wei
         weights: of the images.
     """
     shares = floored_shares(logits)
-    refined = refine(-logits.detach(), cells)
+    refined = _refined(-logits.detach(), cells)
     return {
         "seed": seeding_loss(shares, seeds, weights),
         "expand": expansion_loss(shares, tags, weights),
@@ -51,7 +51,7 @@ def sec(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor, weights: Wei
 def dsrg(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor, weights: Weights = None) -> Losses:
     """Balanced seed on grown seeds, boundary (Huang et al. 2018). The CRF's energies are minus probabilities."""
     shares = floored_shares(logits)
-    refined = with_floor(refine(-shares.detach(), cells))
+    refined = with_floor(_refined(-shares.detach(), cells))
     grown = grow(refined, seeds, tags)
     return {"seed": balanced_seeding_loss(shares, grown, weights), "boundary": boundary_loss(shares, refined, weights)}
 
@@ -64,6 +64,11 @@ def labels(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor, weights: 
     if logits.shape[-2:] != seeds.shape[-2:]:
         logits = F.interpolate(logits, seeds.shape[-2:], mode="bilinear", align_corners=False)
     return {"labels": labels_loss(logits, seeds, weights)}
+
+
+def _refined(energies: Tensor, cells: Tensor) -> Tensor:
+    height, width = energies.shape[-2:]
+    return refine(energies, cells, options=crf_of_grid((height, width)))
 
 
 METHODS: Mapping[Method, Callable[[Tensor, Tensor, Tensor, Tensor, Weights], Losses]] = {

@@ -47,7 +47,7 @@ class SegmenterTraining:
     """channel multiplier of the network"""
     weights: Path | None = None
     """weights of the backbone: torchvision's, .safetensors or .pth, or network.pt of `f2f train classifier` with the
-    same backbone and width (default: random ones)"""
+    same backbone and width, or demo for the bundled classifier's, small of width 0.75 (default: random ones)"""
     start_from: Path | None = None
     """network.pt of another training, of the same network and classes"""
     steps: int = 8000
