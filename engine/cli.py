@@ -13,7 +13,10 @@ from pathlib import Path
 from f2f.engine.errors import F2FError, UsageError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("f2f.training.demo:demo", "render a small crawl, label it, score it, draw a picture of it"),
+    "demo": (
+        "f2f.training.demo:demo",
+        "render a small crawl, label it, train a segmenter on it, use it; with pictures",
+    ),
     "label": ("f2f.engine.commands:label_command", "turn videos that carry a search term into pixel masks"),
     "segment": ("f2f.engine.commands:segment_command", "segment images and videos with a deployed network"),
     "show": ("f2f.engine.commands:show_command", "draw how a mask came about, frame by frame"),

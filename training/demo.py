@@ -1,4 +1,7 @@
-"""The demo: render a small crawl, label it by both rules with the bundled networks, score the masks, draw them."""
+"""The demo: render a small crawl, label it by both rules with the bundled networks, score the masks, draw them.
+
+Then train a segmenter on them and run it on videos that it never saw (demo_segmenter.py).
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,8 @@ from f2f.engine.progress import print_summary, show_progress
 from f2f.engine.records import MaskRecord, Summary, VideoRecord, read_shards
 from f2f.engine.types import Frame, ImageArray, Window
 from f2f.kernels import compose_labels
+from f2f.training import demo_segmenter
+from f2f.training.fit import require_extra
 from f2f.training.synth import CLASSES, SynthOptions, synth
 
 _HEADINGS = ("frame", "CAM of this frame alone", "rule paper: union over K frames", "rule f2f", "exact mask")
@@ -62,28 +67,47 @@ class _Sample:
 
 
 def demo(options: DemoOptions) -> int:
-    """Render a small crawl, label it, score it, draw a picture of it."""
+    """Render a small crawl, label it, score it, draw it; train a segmenter on it and use that."""
     console = Console()
     crawl, labels = options.out / "crawl", options.out / "labels"
     by_rule: dict[Literal["paper", "f2f"], Path] = {"paper": options.out / "labels-paper", "f2f": labels}
-    with _step(console, f"1/4 render {options.videos} videos of a synthetic web into {crawl}"):
+    with _step(console, f"1/8 render {options.videos} videos of a synthetic web into {crawl}"):
         if not crawl.exists():
             _render(crawl, options)
     run = LabelOptions(source=str(crawl / "manifest.csv"), out=labels, classifier="demo", flow="demo")
     summaries = [_label(run, rule, out, console) for rule, out in by_rule.items()]
-    with _step(console, "3/4 compare the masks with the exact ones"):
+    with _step(console, "3/8 compare the masks with the exact ones"):
         for rule, out in by_rule.items():
             console.print(f"rule {rule}")
             evaluate_masks(out, crawl / "truth").print_table(console)
     sheet = options.out / "contact_sheet.png"
-    with _step(console, "4/4 draw a contact sheet"):
+    with _step(console, "4/8 draw a contact sheet"):
         _draw(list(by_rule.values()), crawl / "truth", run, options.rows).save(sheet)
     console.print(f"masks:   {labels / 'voc' / 'SegmentationClass'}\npicture: {sheet}", soft_wrap=True)
+    _deploy(options, labels, console)
     return max(summary.exit_code for summary in summaries)
 
 
+def _deploy(options: DemoOptions, labels: Path, console: Console) -> None:
+    """From masks to a segmenter in use; says why not where training is not installed."""
+    try:
+        require_extra()
+    except UsageError as error:
+        console.print(f"no segmenter is trained: {error}", markup=False, soft_wrap=True)
+        return
+    folders = demo_segmenter.Folders(options.out)
+    with _step(console, f"5/8 render {demo_segmenter.IMAGES} tagged images and videos that are held out"):
+        demo_segmenter.render_web(folders, options.seed + 1)
+    with _step(console, "6/8 find what is surely known of the images"):
+        demo_segmenter.find_cues(folders)
+    with _step(console, f"7/8 train a small segmenter on images and masks, {demo_segmenter.STEPS} steps; export it"):
+        demo_segmenter.train_and_export(folders, labels)
+    with _step(console, "8/8 segment the held-out videos"):
+        demo_segmenter.segment_held_out(folders, console)
+
+
 def _label(run: LabelOptions, rule: Literal["paper", "f2f"], out: Path, console: Console) -> Summary:
-    with _step(console, f"2/4 label them by the rule {rule} into {out}"), show_progress() as on_progress:
+    with _step(console, f"2/8 label them by the rule {rule} into {out}"), show_progress() as on_progress:
         summary = label(replace(run, out=out, aggregation=RuleOptions(rule=rule)), on_progress)
     print_summary(summary, console)
     return summary
