@@ -100,7 +100,7 @@ def classifier_from_torchvision(options: ClassifierExport) -> tuple[nn.Module, N
     return network, NetworkCard("classifier", network.classes, _defaults(TORCHVISION_DEFAULTS, options), training)
 
 
-def segmenter_network(options: SegmenterExport) -> tuple[nn.Module, NetworkCard]:
+def segmenter_network(options: SegmenterExport) -> tuple[FullSize, NetworkCard]:
     """Our own segmenter from network.pt, its logits brought to the image's size."""
     content = read_network(options.checkpoint, "segmenter")
     network = segmenter(content["name"], content["classes"], content["width"])

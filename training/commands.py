@@ -84,7 +84,7 @@ def export_segmenter(options: SegmenterExport) -> int:
     """Write a segmenter (our own checkpoint) as .onnx or .pt2, for `f2f segment`."""
     from f2f.training.export import export_segmenter as export
 
-    print(f"wrote {export(options)}")
+    print(f"wrote {export(options, on_cost=print)}")
     return 0
 
 

@@ -14,12 +14,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from f2f.engine.errors import RunMismatchError, UsageError, VideoError
 from f2f.engine.files import write_aside
 from f2f.engine.options import InferenceOptions
-from f2f.engine.picture import open_image
 from f2f.engine.segmenter import Segmenter
 from f2f.engine.types import ImageArray
 from f2f.training.checkpoint import read_network
@@ -27,9 +24,9 @@ from f2f.training.fit import require_extra
 from f2f.training.imagenet import load_weights
 from f2f.training.segmentation.adaptation_options import SegmenterAdaptation
 from f2f.training.segmentation.cue_files import CueFolder
-from f2f.training.segmentation.deeplab import segmenter
+from f2f.training.segmentation.deeplab import FullSize, segmenter
 from f2f.training.segmentation.images import LabelledImage, LabelledSet
-from f2f.training.segmentation.inference import SegmenterInMemory, device_of
+from f2f.training.segmentation.inference import SegmenterInMemory, device_of, read_pixels
 from f2f.training.segmentation.sources import read_images
 from f2f.training.segmentation.train import need_classes, train_segmenter
 from f2f.training.segmentation.training_options import SegmenterTraining
@@ -83,7 +80,7 @@ def _images(options: SegmenterAdaptation, content: Mapping[str, Any]) -> Labelle
 def _network(options: SegmenterAdaptation, content: Mapping[str, Any]) -> SegmenterInMemory:
     network = segmenter(content["name"], content["classes"], content["width"])
     load_weights(network, content["state_dict"], options.checkpoint)
-    return SegmenterInMemory(network, device_of(options.accelerator))
+    return SegmenterInMemory(FullSize(network), device_of(options.accelerator))
 
 
 def training_options(options: SegmenterAdaptation, content: Mapping[str, Any]) -> SegmenterTraining:
@@ -130,7 +127,7 @@ def inference_options(options: SegmenterAdaptation, content: Mapping[str, Any]) 
 
 def _mask(image: LabelledImage, predict: Segmenter, options: SegmenterAdaptation) -> ImageArray:
     """Labels [H, W] of an image."""
-    pixels = np.array(open_image(image.image).convert("RGB"))
+    pixels = read_pixels(image.image)
     try:
         return predict(pixels, image.tags if options.tags else None)
     except VideoError as error:

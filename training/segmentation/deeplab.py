@@ -5,6 +5,7 @@ Letters: B images, C classes, L = 1 + C labels, F channels, H, W input size, h, 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -80,10 +81,26 @@ class FullSize(nn.Module):
     def __init__(self, network: Segmenter) -> None:
         super().__init__()
         self.network = network
+        self.classes = network.classes
 
     def forward(self, image: Tensor) -> Tensor:
         """[B,3,H,W] RGB 0..1 -> logits [B,L,H,W]."""
-        return nn.functional.interpolate(self.network(image), image.shape[-2:], mode="bilinear", align_corners=False)
+        return _at_size_of(image, self.network(image))
+
+
+class HalfFullSize(FullSize):
+    """The same with weights and layers in float16; image and logits, and what brings these to size, stay float32."""
+
+    def __init__(self, whole: FullSize) -> None:
+        super().__init__(copy.deepcopy(whole.network).half())
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[B,3,H,W] float32 RGB 0..1 -> float32 logits [B,L,H,W]."""
+        return _at_size_of(image, self.network(image.half()).float())
+
+
+def _at_size_of(image: Tensor, logits: Tensor) -> Tensor:
+    return nn.functional.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def _large_fov(channels: int, labels: int, width: float) -> SummedBranches:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from f2f.engine.errors import UsageError
+from f2f.engine.picture import open_image
 from f2f.engine.runtimes.network import NetworkInfo
+from f2f.engine.types import ImageArray
 from f2f.training.options import Accelerator
-from f2f.training.segmentation.deeplab import FullSize, Segmenter
+from f2f.training.segmentation.deeplab import FullSize
+
+_CPU = torch.device("cpu")
 
 
 class SegmenterInMemory:
     """[B,3,H,W] RGB 0..1 -> logits [B,1+C,H,W], both on the CPU; computed on `device`."""
 
-    def __init__(self, network: Segmenter, device: torch.device) -> None:
+    def __init__(self, network: FullSize, device: torch.device = _CPU) -> None:
         self.info = NetworkInfo("segmenter", network.classes, runtime=f"torch {torch.__version__} {device}")
-        self._network, self._device = FullSize(network).eval().to(device), device
+        self._network, self._device = network.eval().to(device), device
 
     @torch.inference_mode()
     def __call__(self, batch: Tensor) -> tuple[Tensor, ...]:
@@ -34,3 +41,12 @@ def device_of(accelerator: Accelerator) -> torch.device:
     if accelerator == "gpu" and not there:
         raise UsageError("accelerator is gpu, and torch finds none; accepted here: auto, cpu; give one of them")
     return torch.device("cuda" if there and accelerator != "cpu" else "cpu")
+
+
+def read_pixels(path: Path) -> ImageArray:
+    """The image [H,W,3] in a file, as training reads it: RGB, not turned.
+
+    Raises:
+        UsageError: there is none, or it cannot be read.
+    """
+    return np.array(open_image(path).convert("RGB"))

@@ -159,3 +159,12 @@ class SegmenterExport:
     """file to write: .onnx (opset 18) or .pt2"""
     checkpoint: Path
     """network.pt of `f2f train segmenter`"""
+    half: bool = False
+    """weights and layers in float16, images and logits in float32"""
+    images: Path | None = None
+    """with HALF, images to say what it costs in mIoU: VOC2012 or a folder laid out like it, or those of `f2f synth`"""
+    list: str = "val"
+    """list of these images, all with exact masks"""
+
+    def __post_init__(self) -> None:
+        require(self.images is None or self.half, f"images is {self.images} without --half; give both")
