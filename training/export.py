@@ -36,7 +36,7 @@ from f2f.training.checkpoint import (
 from f2f.training.options import ClassifierExport, FlowExport
 from f2f.training.segmentation.deeplab import FullSize, HalfFullSize
 from f2f.training.segmentation.half import HalfCost, cost_on_images, cost_on_pictures
-from f2f.training.segmentation.inference import SegmenterInMemory
+from f2f.training.segmentation.inference import SegmenterInMemory, as_trained
 from f2f.training.segmentation.sources import read_images
 from f2f.training.segmentation.training_options import SegmenterExport
 
@@ -113,14 +113,14 @@ def export_segmenter(options: SegmenterExport, on_cost: Callable[[HalfCost], Non
     half = HalfFullSize(network)
     with TemporaryDirectory() as folder:
         trial = export_network(half, card, Path(folder) / f"trial{options.out.suffix}", network)
-        cost = _cost(options, network, trial)
+        cost = _cost(options, network, trial, as_trained(card.training))
     on_cost(cost)
     return export_network(half, replace(card, training=card.training | cost.facts()), options.out, network)
 
 
-def _cost(options: SegmenterExport, network: FullSize, half: Path) -> HalfCost:
-    whole = EngineSegmenter(SegmenterInMemory(network), InferenceOptions())
-    halved = EngineSegmenter(open_network(str(half), "segmenter", RuntimeOptions()), InferenceOptions())
+def _cost(options: SegmenterExport, network: FullSize, half: Path, inference: InferenceOptions) -> HalfCost:
+    whole = EngineSegmenter(SegmenterInMemory(network), inference)
+    halved = EngineSegmenter(open_network(str(half), "segmenter", RuntimeOptions()), inference)
     if options.images is not None:
         return cost_on_images(whole, halved, read_images(options.images, options.list))
     trials = [trial_input((1, *shape[1:]))[0] for shape in CONTRACTS["segmenter"].trials]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from f2f.training.segmentation.adaptation_options import SegmenterAdaptation
 from f2f.training.segmentation.cue_files import CueFolder
 from f2f.training.segmentation.deeplab import FullSize, segmenter
 from f2f.training.segmentation.images import LabelledImage, LabelledSet
-from f2f.training.segmentation.inference import SegmenterInMemory, device_of, read_pixels
+from f2f.training.segmentation.inference import SegmenterInMemory, as_trained, device_of, read_pixels
 from f2f.training.segmentation.sources import read_images
 from f2f.training.segmentation.train import need_classes, train_segmenter
 from f2f.training.segmentation.training_options import SegmenterTraining
@@ -55,7 +55,7 @@ def make_masks(options: SegmenterAdaptation, on_image: OnImage = lambda *_: None
     content = read_network(options.checkpoint, "segmenter")
     training_options(options, content)  # what it refuses is refused before the work
     images = _images(options, content)
-    inference = inference_options(options, content)
+    inference = replace(as_trained(content["training"], options.scales), flip=True, pool="logits", crf=options.crf)
     _claim(options, inference)
     folder = CueFolder.create(options.out / "masks", images.classes)
     predict = Segmenter(_network(options, content), inference)
@@ -113,16 +113,6 @@ def _first_training(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
             "`f2f train segmenter`"
         )
     return told
-
-
-def inference_options(options: SegmenterAdaptation, content: Mapping[str, Any]) -> InferenceOptions:
-    """How the masks are predicted: at sizes like those that the network was trained on."""
-    first = _first_training(content, options.checkpoint)
-    common: dict[str, Any] = {"flip": True, "pool": "logits", "crf": options.crf}
-    if first.get("fit", "warp") == "crop":
-        return InferenceOptions(scales=options.scales, **common)
-    squares = tuple(max(1, round(scale * first["side_px"])) for scale in options.scales)
-    return InferenceOptions(squares=squares, **common)
 
 
 def _mask(image: LabelledImage, predict: Segmenter, options: SegmenterAdaptation) -> ImageArray:

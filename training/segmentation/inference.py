@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from f2f.engine.errors import UsageError
+from f2f.engine.options import InferenceOptions
 from f2f.engine.picture import open_image
 from f2f.engine.runtimes.network import NetworkInfo
 from f2f.engine.types import ImageArray
@@ -29,6 +32,19 @@ class SegmenterInMemory:
     def __call__(self, batch: Tensor) -> tuple[Tensor, ...]:
         """Run the network on a float32 batch."""
         return (self._network(batch.to(self._device)).cpu(),)
+
+
+def as_trained(training: Mapping[str, Any], scales: Sequence[float] = (1.0,)) -> InferenceOptions:
+    """How to look at an image as the network did when it was trained, and at these factors of that size.
+
+    Args:
+        training: what network.pt or an exported file says of it: warped to squares, or as large as it came.
+        scales: the factors.
+    """
+    told = training.get("options", {})
+    if "side_px" not in told or told.get("fit", "warp") == "crop":
+        return InferenceOptions(scales=tuple(scales))
+    return InferenceOptions(squares=tuple(max(1, round(scale * told["side_px"])) for scale in scales))
 
 
 def device_of(accelerator: Accelerator) -> torch.device:
