@@ -26,7 +26,7 @@ from f2f.engine.evaluate import MaskScores, overlap
 from f2f.engine.options import CamOptions, DecodeOptions, RuntimeOptions
 from f2f.engine.types import Frame, ImageArray, Window
 from f2f.kernels import unpack_planes
-from f2f.training.evaluate import average_precision
+from f2f.training.classifier_eval import average_precision
 from f2f.training.synth import CLASSES, SynthOptions, synth
 
 _VISIBLE_SHARE = 0.004

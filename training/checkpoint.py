@@ -6,6 +6,7 @@ network.pt is a plain dict of tensors, numbers and words, loaded with `weights_o
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,11 +16,12 @@ from torch import nn
 from f2f.engine.errors import UsageError
 from f2f.training.card import NetworkCard
 from f2f.training.classifier import CamClassifier
-from f2f.training.imagenet import load_class_map, load_torchvision
-from f2f.training.options import ClassifierExport, FlowExport
+from f2f.training.imagenet import load_backbone, load_class_map, load_torchvision, load_weights
+from f2f.training.options import ClassifierExport, ClassifierTraining, FlowExport
 from f2f.training.pwcnet import FlowNetwork, PWCNet
 from f2f.training.released import flow_from_released
 from f2f.training.segmentation.deeplab import FullSize, segmenter
+from f2f.training.segmentation.ficklenet import ExpectedFickleNet, FickleNet
 from f2f.training.segmentation.training_options import SegmenterExport
 
 OWN_DEFAULTS = {"tau": 0.9, "theta_f": 0.2}
@@ -55,14 +57,66 @@ def read_network(path: Path, kind: Literal["classifier", "flow", "segmenter"]) -
     return content  # type: ignore[no-any-return]
 
 
+def new_classifier(options: ClassifierTraining, classes: Sequence[str]) -> CamClassifier | FickleNet:
+    """The classifier that settled options describe, with random weights, or those of a file below the head."""
+    assert options.width is not None
+    assert options.dropout is not None
+    network: CamClassifier | FickleNet
+    if options.method == "ficklenet":
+        network = FickleNet(classes, options.network, options.width, options.window, options.rate)
+    else:
+        network = CamClassifier(classes, options.width, options.dropout, options.network)
+    if options.weights is not None:
+        load_backbone(network.backbone, options.weights)
+    return network
+
+
+def save_classifier(path: Path, network: CamClassifier | FickleNet, training: dict[str, Any]) -> None:
+    """Write network.pt of a classifier."""
+    shape: dict[str, Any] = {"method": "cam", "backbone_name": network.backbone_name, "width": network.width}
+    if isinstance(network, FickleNet):
+        layer = network.to_classes
+        shape |= {"method": "ficklenet", "window": layer.window, "rate": layer.rate, "rescale": layer.rescale}
+    save_network(path, "classifier", network, classes=list(network.classes), **shape, training=training)
+
+
+def read_classifier(path: Path) -> tuple[CamClassifier | FickleNet, dict[str, Any]]:
+    """A classifier of ours from network.pt, in evaluation mode, and what the file says of its training.
+
+    Raises:
+        UsageError: the file is missing, holds something else, or its weights do not fit what it says.
+    """
+    content = read_network(path, "classifier")
+    missing = [name for name in ("classes", "width", "training") if name not in content]
+    if missing:
+        raise UsageError(f"--checkpoint {path} does not say its {', '.join(missing)}; train the network again")
+    network = _shaped(content, path)
+    load_weights(network, content["state_dict"], path)
+    return network.eval(), content["training"]
+
+
+def _shaped(content: dict[str, Any], path: Path) -> CamClassifier | FickleNet:
+    method = content.get("method", "cam")  # the first files say neither method nor backbone
+    classes, backbone_name, width = content["classes"], content.get("backbone_name", "small"), content["width"]
+    if method == "cam":
+        return CamClassifier(classes, width, backbone_name=backbone_name)
+    if method == "ficklenet":
+        shape = {name: content[name] for name in ("window", "rate", "rescale")}
+        return FickleNet(classes, backbone_name, width, **shape)
+    raise UsageError(f"--checkpoint {path} is of the method {method!r}; accepted: cam, ficklenet; update f2f")
+
+
+def without_chance(network: CamClassifier | FickleNet) -> CamClassifier | ExpectedFickleNet:
+    """The same by the contract of classifiers: of a FickleNet, the mean over draws."""
+    return ExpectedFickleNet(network) if isinstance(network, FickleNet) else network
+
+
 def classifier_from_checkpoint(options: ClassifierExport) -> tuple[nn.Module, NetworkCard]:
     """Our own classifier from network.pt."""
     assert options.checkpoint is not None
-    content = read_network(options.checkpoint, "classifier")
-    network = CamClassifier(content["classes"], content["width"])
-    network.load_state_dict(content["state_dict"])
-    defaults = _defaults(OWN_DEFAULTS, options)
-    return network, NetworkCard("classifier", tuple(content["classes"]), defaults, content["training"])
+    network, training = read_classifier(options.checkpoint)
+    card = NetworkCard("classifier", network.classes, _defaults(OWN_DEFAULTS, options), training)
+    return without_chance(network), card
 
 
 def flow_network(options: FlowExport) -> tuple[FlowNetwork, NetworkCard]:

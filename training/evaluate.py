@@ -1,16 +1,12 @@
-"""How good a network is: end-point error beside two baselines, average precision, and how CAMs cover their objects.
-
-Letters: C classes, H, W frame size, h, w CAM size.
-"""
+"""How good a flow network is: end-point error beside two baselines. Letters: H, W frame size."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,8 +18,6 @@ from f2f.training.pairs import Pair
 Image = NDArray[np.uint8]
 FlowPredictor = Callable[[Image, Image], NDArray[np.float32]]
 """(first, second), [H,W,3] RGB each -> flow [H,W,2] px on the first, pointing to the second"""
-ClassifierPredictor = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""[B,3,H,W] RGB 0..1 -> scores [B,C], cam [B,C,h,w]: the classifier contract"""
 
 
 @dataclass(frozen=True)
@@ -80,99 +74,3 @@ def flow_predictor(network: Callable[[Tensor], Tensor]) -> FlowPredictor:
         return flow
 
     return predict
-
-
-@dataclass(frozen=True)
-class ClassifierQuality:
-    """How well tags are told, and how the CAM masks of the true classes cover their objects."""
-
-    mean_average_precision: float
-    """mean over classes, 0..1"""
-    average_precision: tuple[float, ...]
-    """per class, 0..1"""
-    passing: float
-    """share of the true tags whose score exceeds tau"""
-    false_passing: float
-    """share of the absent tags whose score exceeds tau"""
-    images: int
-
-    def as_dict(self) -> dict[str, float]:
-        """The headline figures, rounded for a report."""
-        names = ("mean_average_precision", "passing", "false_passing", "images")
-        return {name: round(float(getattr(self, name)), 4) for name in names}
-
-
-def evaluate_classifier(
-    predict: ClassifierPredictor, samples: Iterable[tuple[Tensor, Tensor]], tau: float = 0.9
-) -> ClassifierQuality:
-    """Average precision over (image [3,H,W] RGB 0..1, tags [C]) samples."""
-    scores, tags = [], []
-    with torch.inference_mode():
-        for image, truth in samples:
-            scores.append(predict(image[None])[0][0])
-            tags.append(truth)
-    if not scores:
-        raise UsageError("there are no images to evaluate a classifier on; give at least one")
-    given, true = torch.stack(scores).numpy(), torch.stack(tags).numpy() > 0.5  # [N,C]
-    per_class = tuple(average_precision(given[:, c], true[:, c]) for c in range(true.shape[1]))
-    return ClassifierQuality(
-        mean_average_precision=float(np.nanmean(per_class)),
-        average_precision=per_class,
-        passing=float((given[true] > tau).mean()),
-        false_passing=float((given[~true] > tau).mean()),
-        images=len(scores),
-    )
-
-
-def average_precision(scores: NDArray[np.float32], truth: NDArray[np.bool_]) -> float:
-    """Mean precision at the ranks of the true ones; nan where none is true."""
-    if not truth.any():
-        return float("nan")
-    ranked = truth[np.argsort(-scores, kind="stable")]
-    precision = np.cumsum(ranked) / np.arange(1, len(ranked) + 1)
-    return float(precision[ranked].mean())
-
-
-@dataclass(frozen=True)
-class MaskQuality:
-    """Intersection over union, precision and recall of masks, each a mean over masks."""
-
-    iou: float
-    precision: float
-    recall: float
-    masks: int
-
-    def as_dict(self) -> dict[str, float]:
-        """The figures, rounded for a report."""
-        return {name: round(float(value), 4) for name, value in asdict(self).items()}
-
-
-def evaluate_cams(
-    predict: ClassifierPredictor,
-    samples: Iterable[tuple[Tensor, Sequence[tuple[int, NDArray[np.bool_]]]]],
-    theta_f: float,
-) -> MaskQuality:
-    """Single-scale CAM masks, thresholded at theta_f of their peak, against exact masks.
-
-    A sample is an image [3,H,W] RGB 0..1 and its (channel, mask [H,W]) pairs.
-    """
-    rows = []
-    with torch.inference_mode():
-        for image, objects in samples:
-            cam = predict(image[None])[1].relu()
-            cam = F.interpolate(cam, size=image.shape[-2:], mode="bilinear", align_corners=False)[0]
-            rows += [_overlap(_active(cam[channel], theta_f), mask) for channel, mask in objects]
-    if not rows:
-        raise UsageError("there are no masks to evaluate CAMs on; give at least one")
-    iou, precision, recall = np.mean(rows, axis=0)
-    return MaskQuality(float(iou), float(precision), float(recall), len(rows))
-
-
-def _active(cam: Tensor, theta_f: float) -> NDArray[np.bool_]:
-    active: NDArray[np.bool_] = (cam > theta_f * (cam.max() + 1e-5)).numpy()
-    return active
-
-
-def _overlap(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[float, float, float]:
-    both = float((mask & truth).sum())
-    return both / max(1, (mask | truth).sum()), both / max(1, mask.sum()), both / max(1, truth.sum())

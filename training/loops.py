@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -16,18 +17,19 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from PIL import Image
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.utils import flow_to_image
 
 from f2f.training.classifier import CamClassifier
 from f2f.training.flow_metrics import endpoint_error, outliers
 from f2f.training.losses import classifier_loss, matching_loss, multiscale_flow_loss
+from f2f.training.optimisers import one_cycle, parameter_groups, poly, sgd
 from f2f.training.options import ClassifierTraining, FlowTraining
 from f2f.training.pwcnet import FLOW_UNIT_PX, PWCNet, standardise
+from f2f.training.segmentation.ficklenet import FickleNet
 
 Sample = tuple[Tensor, Tensor]
-FASTER = 10.0
 MATCHING_SHARE = 0.4
 """of the training, in which the matching loss fades out"""
 HALVED_AT_SIXTHS = (2, 3, 4, 5)
@@ -70,7 +72,7 @@ class Samples(LightningDataModule):
 
 
 class _Loop(LightningModule):
-    """AdamW, on a one-cycle schedule over all steps if the kind of training has no other."""
+    """AdamW, on a one-cycle schedule over all steps, if the kind of training has no other."""
 
     def __init__(self, network: nn.Module, options: ClassifierTraining | FlowTraining) -> None:
         super().__init__()
@@ -82,41 +84,62 @@ class _Loop(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Decay weights, not biases or normalisation."""
-        rate, decay = self.options.learning_rate, self.options.weight_decay
-        faster = {id(value) for value in self.faster()}
-        groups, rates = [], []
-        for value in self.network.parameters():
-            groups.append({"params": [value], "weight_decay": decay if value.dim() > 1 else 0.0})
-            rates.append(rate * FASTER if id(value) in faster else rate)
-        optimiser = AdamW(groups, lr=rate, betas=(0.9, 0.99))
+        optimiser = self.optimiser()
         return {
             "optimizer": optimiser,
-            "lr_scheduler": {"scheduler": self.schedule(optimiser, rates), "interval": "step"},
+            "lr_scheduler": {"scheduler": self.schedule(optimiser), "interval": "step"},
         }
 
-    def schedule(self, optimiser: Optimizer, rates: list[float]) -> LRScheduler:
+    def optimiser(self) -> Optimizer:
+        """What moves the weights."""
+        rate, decay = self.options.learning_rate, self.options.weight_decay
+        return AdamW(parameter_groups(self.network, rate, decay, self.faster()), betas=(0.9, 0.99))
+
+    def schedule(self, optimiser: Optimizer) -> LRScheduler:
         """How the learning rates of the parameter groups go on."""
-        return OneCycleLR(optimiser, rates, total_steps=self.options.steps + 1, pct_start=0.1, cycle_momentum=False)
+        return one_cycle(optimiser, self.options.steps)
 
 
 class ClassifierLoop(_Loop):
-    """Tags from images: binary cross-entropy on the pooled CAM."""
+    """Tags from images: binary cross-entropy on the pooled CAM.
 
-    def __init__(self, network: CamClassifier, options: ClassifierTraining) -> None:
+    What a step drops by chance is a function of the seed and the step, of FickleNet one selection per image: a run
+    that was interrupted goes on as if it had not been.
+    """
+
+    options: ClassifierTraining
+
+    def __init__(self, network: CamClassifier | FickleNet, options: ClassifierTraining) -> None:
         super().__init__(network, options)
-        self.last = list(network.to_classes.parameters())
+        self.last, self.head = list(network.to_classes.parameters()), network.head_parameters()
 
     def faster(self) -> list[nn.Parameter]:
         """The last convolution: its mean must grow large to say yes to a small part."""
         return self.last
 
+    def optimiser(self) -> Optimizer:
+        """AdamW, or SGD as published."""
+        if self.options.optimiser == "adamw":
+            return super().optimiser()
+        return sgd(self.network, self.options.learning_rate, self.options.weight_decay, self.head)
+
+    def schedule(self, optimiser: Optimizer) -> LRScheduler:
+        """One cycle, or poly."""
+        return (poly if self.options.schedule == "poly" else one_cycle)(optimiser, self.options.steps)
+
     def training_step(self, batch: Sample, batch_index: int) -> Tensor:
         """Images [B,3,h,w] and tags [B,C] -> loss."""
         images, tags = batch
+        torch.manual_seed(step_seed(self.options.seed, self.global_step))
         _, cam = self.network(images)
         loss = classifier_loss(cam, tags)
         self.log("loss", loss, prog_bar=True)
         return loss
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A seed of its own for every step of a training."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
 
 
 class FlowLoop(_Loop):
@@ -128,10 +151,10 @@ class FlowLoop(_Loop):
 
     options: FlowTraining
 
-    def schedule(self, optimiser: Optimizer, rates: list[float]) -> LRScheduler:
+    def schedule(self, optimiser: Optimizer) -> LRScheduler:
         """One cycle, or halved four times."""
         if self.options.schedule == "one-cycle":
-            return super().schedule(optimiser, rates)
+            return super().schedule(optimiser)
         return MultiStepLR(optimiser, [-(-self.options.steps * sixths // 6) for sixths in HALVED_AT_SIXTHS], gamma=0.5)
 
     def training_step(self, batch: Sample, batch_index: int) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -16,6 +16,9 @@ Precision = Literal["bf16", "fp32"]
 FlowDataset = Literal["generated", "chairs", "things", "sintel", "kitti"]
 FlowLoss = Literal["epe", "robust"]
 Schedule = Literal["one-cycle", "halving"]
+BackboneName = Literal["small", "vgg16", "resnet50", "resnet101"]
+ClassifierMethod = Literal["cam", "ficklenet"]
+Optimisation = Literal["adamw", "sgd"]
 
 
 def require(condition: bool, message: str) -> None:
@@ -38,9 +41,25 @@ class ClassifierTraining:
     """Train a CAM classifier on tagged still images."""
 
     images: Positional[Path]
-    """folder of tagged images: JPEGImages/<id>.jpg, tags.csv (id,classes), ImageSets/Segmentation/{train,val}.txt"""
+    """VOC2012, a folder laid out like it, or tagged images: JPEGImages/<id>.jpg, tags.csv (id,classes),
+    ImageSets/Segmentation/{train,val}.txt"""
     out: Path
     """folder for checkpoints, logs and the trained network (network.pt)"""
+    list: str = "train"
+    """list of the images: train, trainaug, … in ImageSets/Segmentation, or a list file"""
+    val_list: str = "val"
+    """list of the images that the trained network is measured on"""
+    method: ClassifierMethod = "cam"
+    """cam: the paper's, whose last map, pooled, is the score; ficklenet: windows of the last convolution see cells by
+    chance"""
+    network: BackboneName = "small"
+    """what is below the head: small is for CPUs; vgg16 is the paper's, at stride 8"""
+    weights: Path | None = None
+    """torchvision's weights of the network for ImageNet, .safetensors or .pth (default: random ones)"""
+    window: int = 9
+    """ficklenet: height and width of the last convolution, cells (odd)"""
+    rate: float = 0.9
+    """ficklenet: probability that a window loses a cell other than its centre, 0..1"""
     steps: int = 1500
     """optimiser steps"""
     stop_at_step: int = 0
@@ -55,14 +74,22 @@ class ClassifierTraining:
     """smallest short side that an image is resized to before the crop, pixels"""
     max_side_px: int = 240
     """largest short side that an image is resized to before the crop, pixels"""
-    learning_rate: float = 2e-3
-    """peak learning rate of the one-cycle schedule"""
-    weight_decay: float = 1e-2
-    """AdamW weight decay"""
-    width: float = 0.75
-    """channel multiplier of the network (1: 0.6 million parameters)"""
-    dropout: float = 0.1
-    """Dropout2d probability in the head, 0..1"""
+    colour_jitter: float = 0.3
+    """brightness, contrast and saturation change by factors of up to 1 ± this, 0..1"""
+    hue_jitter: float = 0.0
+    """hue turns by up to this share of a circle, 0..0.5 (PSA: 0.1)"""
+    optimiser: Optimisation = "adamw"
+    """sgd: momentum 0.9, the head at ten times the rate, biases at twice; adamw: for training from scratch"""
+    learning_rate: float | None = None
+    """peak of the one-cycle schedule; what poly begins with (default: 2e-3 for adamw, 1e-3 for sgd)"""
+    schedule: Literal["one-cycle", "poly"] | None = None
+    """of the learning rate; poly: (1 - step/STEPS)^0.9 (default: one-cycle for adamw, poly for sgd)"""
+    weight_decay: float | None = None
+    """of weights, not of biases or normalisation (default: 1e-2 for adamw, 5e-4 for sgd)"""
+    width: float | None = None
+    """channel multiplier of the network; small has 0.6 million parameters at 1 (default: 0.75 for small, else 1)"""
+    dropout: float | None = None
+    """cam: Dropout2d probability in the head, 0..1 (default: 0.1 for small, else 0.5)"""
     checkpoint_steps: int = 100
     """steps between checkpoints; an interrupted run goes on from the last one"""
     seed: int = 0
@@ -75,15 +102,36 @@ class ClassifierTraining:
     """go on from the last checkpoint in OUT, if there is one"""
 
     def __post_init__(self) -> None:
-        _positive(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate)
-        _positive(crop_height_px=self.crop_height_px, crop_width_px=self.crop_width_px)
-        _positive(width=self.width, min_side_px=self.min_side_px, checkpoint_steps=self.checkpoint_steps)
+        optional = {"learning_rate": self.learning_rate, "width": self.width}
+        _positive(**{name: value for name, value in optional.items() if value is not None})
+        _positive(steps=self.steps, batch_size=self.batch_size, checkpoint_steps=self.checkpoint_steps)
+        _positive(crop_height_px=self.crop_height_px, crop_width_px=self.crop_width_px, min_side_px=self.min_side_px)
         _check_stop(self.stop_at_step, self.steps)
         require(
             self.max_side_px >= self.min_side_px,
             f"max-side-px is {self.max_side_px}; accepted: at least min-side-px ({self.min_side_px})",
         )
-        require(0 <= self.dropout < 1, f"dropout is {self.dropout}; accepted: 0 (none) to below 1")
+        dropout, decay = self.dropout or 0.0, self.weight_decay or 0.0
+        require(0 <= dropout < 1, f"dropout is {dropout}; accepted: 0 (none) to below 1")
+        require(decay >= 0, f"weight-decay is {decay}; accepted: 0 (none) or more")
+        require(self.window > 0 and self.window % 2 == 1, f"window is {self.window}; accepted: an odd number of cells")
+        require(0 <= self.rate <= 1, f"rate is {self.rate}; accepted: 0 (nothing is dropped) to 1 (all but centres)")
+        require(0 <= self.colour_jitter <= 1, f"colour-jitter is {self.colour_jitter}; accepted: 0 (none) to 1")
+        require(0 <= self.hue_jitter <= 0.5, f"hue-jitter is {self.hue_jitter}; accepted: 0 (none) to 0.5")
+        require(self.seed >= 0, f"seed is {self.seed}; accepted: 0 or more")
+
+    def settled(self) -> ClassifierTraining:
+        """Itself, with every default that depends on another option filled in."""
+        adam, small = self.optimiser == "adamw", self.network == "small"
+        defaults = {
+            "learning_rate": 2e-3 if adam else 1e-3,
+            "schedule": "one-cycle" if adam else "poly",
+            "weight_decay": 1e-2 if adam else 5e-4,
+            "width": 0.75 if small else 1.0,
+            "dropout": 0.1 if small else 0.5,
+        }
+        left: dict[str, Any] = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return replace(self, **left)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,10 +27,18 @@ from torch import Tensor
 
 from f2f.engine.classify import to_tensor
 from f2f.engine.flow import Clip, Flow
-from f2f.training.checkpoint import OWN_DEFAULTS, read_network, save_network
-from f2f.training.classifier import CamClassifier
-from f2f.training.data import TaggedImages, TrainingImages, read_image, read_tagged_images
-from f2f.training.evaluate import evaluate_classifier, evaluate_flow, flow_predictor
+from f2f.training.checkpoint import (
+    OWN_DEFAULTS,
+    new_classifier,
+    read_network,
+    save_classifier,
+    save_network,
+    without_chance,
+)
+from f2f.training.classifier_data import read_classifier_images
+from f2f.training.classifier_eval import score_classifier
+from f2f.training.data import CropOptions, TrainingImages
+from f2f.training.evaluate import evaluate_flow, flow_predictor
 from f2f.training.fit import PRECISIONS, fit, require_extra, resumed_from, shaping_facts
 from f2f.training.flow_datasets import FlowFolder, open_flow_dataset
 from f2f.training.flow_eval import score_pairs
@@ -54,21 +62,26 @@ def train_classifier(options: ClassifierTraining) -> Path:
     require_extra()
     from f2f.training.loops import ClassifierLoop, Samples
 
-    images = read_tagged_images(options.images)
+    options = options.settled()
+    images = read_classifier_images(options.images, options.list, options.val_list)
     torch.manual_seed(options.seed)
-    network = CamClassifier(images.classes, options.width, options.dropout)
-    crop_hw = (options.crop_height_px, options.crop_width_px)
-    samples = TrainingImages(images, crop_hw, (options.min_side_px, options.max_side_px), options.seed)
+    network = new_classifier(options, images.classes)
+    samples = TrainingImages(images.train, _crop_options(options), options.seed)
     fit(ClassifierLoop(network, options), Samples(samples, options), options, PRECISIONS["fp32"])
-    quality = evaluate_classifier(network.eval(), _held_out(images), OWN_DEFAULTS["tau"]).as_dict()
-    facts = shaping_facts(options) | {"held_out": quality, "train_images": len(images.train)}
+    scores = score_classifier(without_chance(network.eval()), images.val, range(len(images.classes)), OWN_DEFAULTS)
+    facts = shaping_facts(options) | {"held_out": scores.as_facts(), "train_images": len(images.train.images)}
     path = options.out / "network.pt"
-    save_network(path, "classifier", network, classes=list(images.classes), width=options.width, training=facts)
+    save_classifier(path, network, facts)
     return path
 
 
-def _held_out(images: TaggedImages) -> Any:
-    return ((read_image(image.path), images.tags(image)) for image in images.val)
+def _crop_options(options: ClassifierTraining) -> CropOptions:
+    return CropOptions(
+        (options.crop_height_px, options.crop_width_px),
+        (options.min_side_px, options.max_side_px),
+        options.colour_jitter,
+        options.hue_jitter,
+    )
 
 
 def train_flow(options: FlowTraining) -> Path:

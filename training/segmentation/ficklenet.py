@@ -47,6 +47,13 @@ class StochasticConv2d(nn.Conv2d):
         products = self.products(features)
         return self.select(products, self.draw(features.shape[0], products, generator))
 
+    def expected(self, features: Tensor) -> Tensor:
+        """The mean over draws, an ordinary convolution: [B,F,h,w] -> [B,C,h,w]."""
+        kept = 1.0 if self.rescale and self.rate < 1 else 1 - self.rate
+        shares = torch.full_like(self.weight[0, 0], kept)  # [s,s]
+        shares[self.window // 2, self.window // 2] = 1
+        return F.conv2d(features, self.weight * shares, self.bias, padding=self.window // 2)
+
     def products(self, features: Tensor) -> Tensor:
         """Every tap's product with every cell: [B,F,h,w] -> [B,S,C,h,w]."""
         taps = self.weight.flatten(2).permute(2, 0, 1).flatten(0, 1)  # [S*C,F]
@@ -167,3 +174,16 @@ class FickleNet(nn.Module):
             peak = torch.maximum(peak, maps.amax(1))
             total += maps.sum(1)
         return Localisation(peak, total / passes)
+
+
+class ExpectedFickleNet(nn.Module):
+    """A FickleNet by the contract of classifiers, without chance: its last map is the mean over draws."""
+
+    def __init__(self, network: FickleNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """[B,3,H,W] RGB 0..1 -> scores [B,C] in 0..1, cam [B,C,h,w] whose mean is the logit."""
+        cam = self.network.to_classes.expected(self.network.backbone(image))
+        return torch.sigmoid(cam.mean((2, 3))), cam

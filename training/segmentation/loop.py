@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, StepLR
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, StepLR
 from torch.utils.data import DataLoader, Sampler
 
 from f2f.engine.errors import F2FError
+from f2f.training.optimisers import one_cycle, parameter_groups, poly, sgd
 from f2f.training.segmentation.deeplab import Segmenter
 from f2f.training.segmentation.methods import METHODS, at_cells
 from f2f.training.segmentation.sampling import Sample, SampleKey, SegmentationSamples, StepSampler
 from f2f.training.segmentation.training_options import SegmenterTraining
-
-MOMENTUM, POLY_POWER = 0.9, 0.9
-HEAD_RATE, BIAS_RATE = 10, 2
-"""how much faster the last layers learn, and all biases"""
 
 
 class _Remaining(Sampler[list[SampleKey]]):
@@ -103,31 +99,17 @@ class SegmenterLoop(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """SGD as the papers have it, or AdamW."""
-        optimiser = self._sgd() if self.options.optimiser == "sgd" else self._adamw()
+        network, options = self.network, self.options
+        if options.optimiser == "sgd":
+            optimiser = sgd(network, options.learning_rate, options.weight_decay, network.head_parameters())
+        else:
+            optimiser = AdamW(parameter_groups(network, options.learning_rate, options.weight_decay))
         return {
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": self._schedule(optimiser), "interval": "step"},
         }
 
-    def _sgd(self) -> Optimizer:
-        head = {id(value) for value in self.network.head_parameters()}
-        groups: list[dict[str, Any]] = []
-        for value in self.network.parameters():
-            factor = (HEAD_RATE if id(value) in head else 1) * (BIAS_RATE if value.dim() == 1 else 1)
-            groups.append({**self._group(value), "lr": self.options.learning_rate * factor})
-        return SGD(groups, lr=self.options.learning_rate, momentum=MOMENTUM)
-
-    def _adamw(self) -> Optimizer:
-        return AdamW([self._group(value) for value in self.network.parameters()], lr=self.options.learning_rate)
-
-    def _group(self, value: Tensor) -> dict[str, Any]:
-        return {"params": [value], "weight_decay": self.options.weight_decay if value.dim() > 1 else 0.0}
-
     def _schedule(self, optimiser: Optimizer) -> LRScheduler:
-        steps = self.options.steps
         if self.options.schedule == "step":
             return StepLR(optimiser, self.options.decay_steps, self.options.decay)
-        if self.options.schedule == "poly":
-            return LambdaLR(optimiser, lambda step: max(0.0, 1 - step / steps) ** POLY_POWER)
-        rates = [group["lr"] for group in optimiser.param_groups]
-        return OneCycleLR(optimiser, rates, total_steps=steps + 1, pct_start=0.1, cycle_momentum=False)
+        return (poly if self.options.schedule == "poly" else one_cycle)(optimiser, self.options.steps)
