@@ -72,8 +72,9 @@ class StochasticConv2d(nn.Conv2d):
 
     def select(self, products: Tensor, selections: Tensor) -> Tensor:
         """The convolution of what is selected: products [B,S,C,h,w], selections [B,S,h,w] -> [B,C,h,w]."""
-        seen = self._shifted(products, 1)  # [B,S,C,h,w]: at a window's centre, the product at its tap
-        summed = torch.einsum("bshw,bschw->bchw", selections, seen)
+        summed = torch.zeros_like(products[:, 0])
+        for kept, seen in zip(selections.unbind(1), self._shifted(products, 1), strict=True):  # S of [B,h,w], [B,C,h,w]
+            summed = summed + kept[:, None] * seen
         return summed if self.bias is None else summed + self.bias[:, None, None]
 
     def localise(self, products: Tensor, selections: Tensor) -> Tensor:
@@ -83,19 +84,18 @@ class StochasticConv2d(nn.Conv2d):
         (with the gradient of each cell, not its mean) before the ReLU. The convolution is linear, so the gradient is
         the sum of the taps that saw the cell, and no backward pass is needed.
         """
-        seen_by = self._shifted(selections[:, :, None], -1)[:, :, 0]  # [N,S,h,w]: at a cell, the window that sees it
+        seen_by = torch.cat(self._shifted(selections[:, :, None], -1), 1)  # [N,S,h,w]: at a cell, what sees it
         return torch.einsum("nshw,bschw->bnchw", seen_by, products)
 
-    def _shifted(self, maps: Tensor, sign: int) -> Tensor:
-        """Map s of [B,S,K,h,w] moved by its tap's offset times `sign`; zeros come in."""
+    def _shifted(self, maps: Tensor, sign: int) -> list[Tensor]:
+        """Map s of [B,S,K,h,w] moved by its tap's offset times `sign`, each [B,K,h,w]; zeros come in."""
         height, width = maps.shape[-2:]
         reach = self.window // 2
-        padded = F.pad(maps, [reach] * 4)
         moved = []
-        for tap in range(self.window**2):
+        for tap, padded in enumerate(F.pad(maps, [reach] * 4).unbind(1)):  # apart: a slice's gradient is its map alone
             dy, dx = (reach + sign * (place - reach) for place in divmod(tap, self.window))
-            moved.append(padded[:, tap, :, dy : dy + height, dx : dx + width])
-        return torch.stack(moved, 1)
+            moved.append(padded[..., dy : dy + height, dx : dx + width])
+        return moved
 
 
 @dataclass(frozen=True)
