@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export flow": ("f2f.training.commands:export_flow", "write a flow network as .onnx or .pt2"),
     "export segmenter": ("f2f.training.commands:export_segmenter", "write a segmenter as .onnx or .pt2"),
     "eval masks": ("f2f.engine.commands:eval_masks", "score masks against exact ones"),
+    "eval classifier": ("f2f.training.commands:eval_classifier", "measure a classifier's tags and activation maps"),
     "eval flow": ("f2f.training.commands:eval_flow", "measure flow beside exact flow, and by carrying true masks"),
     "eval voc": ("f2f.training.commands:eval_voc", "score label maps as Pascal VOC does; pack them for its server"),
     "eval youtube-objects": ("f2f.training.commands:eval_youtube_objects", "score label maps on YouTube-Objects"),

@@ -46,14 +46,12 @@ def read_network(path: Path, kind: Literal["classifier", "flow", "segmenter"]) -
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise UsageError(f"--checkpoint {path} does not exist; give the network.pt of `f2f train {kind}`") from error
+        raise UsageError(f"{path} does not exist; give the network.pt of `f2f train {kind}`") from error
     except Exception as error:
-        raise UsageError(f"--checkpoint {path} cannot be read; give the network.pt of `f2f train {kind}`") from error
+        raise UsageError(f"{path} cannot be read; give the network.pt of `f2f train {kind}`") from error
     found = content.get("kind") if isinstance(content, dict) else None
     if found != kind:
-        raise UsageError(
-            f"--checkpoint {path} holds {found or 'no network'}; give the network.pt of `f2f train {kind}`"
-        )
+        raise UsageError(f"{path} holds {found or 'no network'}; give the network.pt of `f2f train {kind}`")
     return content  # type: ignore[no-any-return]
 
 
@@ -89,7 +87,7 @@ def read_classifier(path: Path) -> tuple[CamClassifier | FickleNet, dict[str, An
     content = read_network(path, "classifier")
     missing = [name for name in ("classes", "width", "training") if name not in content]
     if missing:
-        raise UsageError(f"--checkpoint {path} does not say its {', '.join(missing)}; train the network again")
+        raise UsageError(f"{path} does not say its {', '.join(missing)}; train the network again")
     network = _shaped(content, path)
     load_weights(network, content["state_dict"], path)
     return network.eval(), content["training"]
@@ -103,7 +101,7 @@ def _shaped(content: dict[str, Any], path: Path) -> CamClassifier | FickleNet:
     if method == "ficklenet":
         shape = {name: content[name] for name in ("window", "rate", "rescale")}
         return FickleNet(classes, backbone_name, width, **shape)
-    raise UsageError(f"--checkpoint {path} is of the method {method!r}; accepted: cam, ficklenet; update f2f")
+    raise UsageError(f"{path} is of the method {method!r}; accepted: cam, ficklenet; update f2f")
 
 
 def without_chance(network: CamClassifier | FickleNet) -> CamClassifier | ExpectedFickleNet:

@@ -17,7 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from f2f.engine.types import IGNORE, ImageArray
+from f2f.training.checkpoint import OWN_DEFAULTS
+from f2f.training.classifier_data import read_classifier_images
+from f2f.training.classifier_files import channels_of, open_classifier
 from f2f.training.data import read_image, tag_vector
+from f2f.training.options import ClassifierEvaluation
 from f2f.training.segmentation.images import LabelledImage, LabelledSet
 
 Predictor = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -80,12 +84,32 @@ def _rounded(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
 
 
+OnImage = Callable[[object, int], None]
+"""is told of every image that is done, and how many there are"""
+
+
+def evaluate_classifier(options: ClassifierEvaluation, on_image: OnImage = lambda *_: None) -> ClassifierScores:
+    """What `f2f eval classifier` does.
+
+    Raises:
+        UsageError: the network, an image, tag or mask is missing or broken, or the classes do not fit.
+    """
+    torch.set_num_threads(options.runtimes.thread_count)
+    images = read_classifier_images(options.images, options.list, options.list).val
+    classifier = open_classifier(options.model, options.runtimes)
+    channels = channels_of(images.classes, classifier.info.classes)
+    given = {"tau": options.tau, "theta_f": options.theta_f}
+    thresholds = {**OWN_DEFAULTS, **classifier.info.defaults}
+    thresholds |= {name: value for name, value in given.items() if value is not None}
+    return score_classifier(classifier, images, channels, thresholds, on_image)
+
+
 def score_classifier(
     predict: Predictor,
     images: LabelledSet,
     channels: Sequence[int],
     thresholds: Mapping[str, float],
-    on_image: Callable[[object, int], None] = lambda *_: None,
+    on_image: OnImage = lambda *_: None,
 ) -> ClassifierScores:
     """Run a classifier over images once, each at its own size.
 
@@ -94,7 +118,7 @@ def score_classifier(
         images: with tags, and masks where there are any; pixels without a label do not count.
         channels: the classifier's channel of each of the images' classes.
         thresholds: tau and theta_f.
-        on_image: is told of every image that is done, and how many there are.
+        on_image: is told of every image.
 
     Raises:
         UsageError: an image or mask cannot be read.

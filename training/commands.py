@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from f2f.training.options import ClassifierExport, ClassifierTraining, FlowEvaluation, FlowExport, FlowTraining
+from f2f.training.options import (
+    ClassifierEvaluation,
+    ClassifierExport,
+    ClassifierTraining,
+    FlowEvaluation,
+    FlowExport,
+    FlowTraining,
+)
 from f2f.training.segmentation.adaptation_options import SegmenterAdaptation, SegmenterRetraining
 from f2f.training.segmentation.options import SecCues, VocAugmentation, VocEvaluation, YoutubeEvaluation
 from f2f.training.segmentation.training_options import CueOptions, SegmenterExport, SegmenterTraining
@@ -11,9 +18,13 @@ from f2f.training.synth.options import SynthOptions
 
 def train_classifier(options: ClassifierTraining) -> int:
     """Train a CAM classifier on tagged still images; running it again goes on where it stopped."""
+    from f2f.training.checkpoint import read_network
+    from f2f.training.classifier_table import held_out_line
     from f2f.training.train import train_classifier as train
 
-    print(f"wrote {train(options)}")
+    path = train(options)
+    print(f"wrote {path}")
+    print(held_out_line(read_network(path, "classifier")["training"]["held_out"]))
     return 0
 
 
@@ -85,6 +96,28 @@ def export_segmenter(options: SegmenterExport) -> int:
     from f2f.training.export import export_segmenter as export
 
     print(f"wrote {export(options, on_cost=print)}")
+    return 0
+
+
+def eval_classifier(options: ClassifierEvaluation, *, json: bool = False) -> int:
+    """Measure a classifier: average precision of its tags, and its activation maps against masks where there are any.
+
+    Args:
+        options: what is measured, and on what.
+        json: print JSON instead of a table
+    """
+    from rich.console import Console
+
+    from f2f.engine.progress import show_inputs
+    from f2f.training.classifier_eval import evaluate_classifier
+    from f2f.training.classifier_table import classifier_scores_as_json, print_classifier_scores
+
+    with show_inputs() as on_image:
+        scores = evaluate_classifier(options, on_image)
+    if json:
+        print(classifier_scores_as_json(scores))
+    else:
+        print_classifier_scores(scores, Console())
     return 0
 
 

@@ -89,6 +89,11 @@ def read_image(path: Path) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
+def derived_seed(*numbers: int) -> int:
+    """A seed that depends on all of the numbers, each 0 or more: of a step, an image, …"""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
 def tag_vector(image: LabelledImage, class_count: int) -> Tensor:
     """[C] float, 1 where the image shows the class."""
     tags = torch.zeros(class_count)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.utils import flow_to_image
 
 from f2f.training.classifier import CamClassifier
+from f2f.training.data import derived_seed
 from f2f.training.flow_metrics import endpoint_error, outliers
 from f2f.training.losses import classifier_loss, matching_loss, multiscale_flow_loss
 from f2f.training.optimisers import one_cycle, parameter_groups, poly, sgd
@@ -114,8 +114,8 @@ class ClassifierLoop(_Loop):
         self.last, self.head = list(network.to_classes.parameters()), network.head_parameters()
 
     def faster(self) -> list[nn.Parameter]:
-        """The last convolution: its mean must grow large to say yes to a small part."""
-        return self.last
+        """A last 1×1 convolution: its mean must grow large to say yes to a small part. A FickleNet's taps add up."""
+        return [] if isinstance(self.network, FickleNet) else self.last
 
     def optimiser(self) -> Optimizer:
         """AdamW, or SGD as published."""
@@ -130,16 +130,11 @@ class ClassifierLoop(_Loop):
     def training_step(self, batch: Sample, batch_index: int) -> Tensor:
         """Images [B,3,h,w] and tags [B,C] -> loss."""
         images, tags = batch
-        torch.manual_seed(step_seed(self.options.seed, self.global_step))
+        torch.manual_seed(derived_seed(self.options.seed, self.global_step))
         _, cam = self.network(images)
         loss = classifier_loss(cam, tags)
         self.log("loss", loss, prog_bar=True)
         return loss
-
-
-def step_seed(seed: int, step: int) -> int:
-    """A seed of its own for every step of a training."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
 
 
 class FlowLoop(_Loop):

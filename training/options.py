@@ -32,6 +32,12 @@ def _positive(**values: float) -> None:
         require(value > 0, f"{name.replace('_', '-')} is {value}; accepted: a number above 0")
 
 
+def _require_shares(**values: float | None) -> None:
+    for name, value in values.items():
+        ok = value is None or 0 <= value < 1
+        require(ok, f"{name.replace('_', '-')} is {value}; accepted: 0 to below 1")
+
+
 def _check_stop(stop_at_step: int, steps: int) -> None:
     require(0 <= stop_at_step <= steps, f"stop-at-step is {stop_at_step}; accepted: 0 (at the end) to {steps} (steps)")
 
@@ -132,6 +138,26 @@ class ClassifierTraining:
         }
         left: dict[str, Any] = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         return replace(self, **left)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierEvaluation:
+    """Measure a classifier: its tags, and its CAMs against masks where there are any."""
+
+    model: Positional[str]
+    """what is measured: a network file (.onnx, .pt2), network.pt of `f2f train classifier`, or demo"""
+    images: Positional[Path]
+    """VOC2012, a folder laid out like it, or tagged images with a tags.csv"""
+    list: str = "val"
+    """list of the images: train, val, … in ImageSets/Segmentation, or a list file"""
+    tau: float | None = None
+    """score a class must exceed to be a label, 0..1 (default: the network's own, else 0.9)"""
+    theta_f: float | None = None
+    """share of the CAM's peak above which a pixel is foreground, 0..1 (default: the network's own, else 0.2)"""
+    runtimes: RuntimeOptions = field(default_factory=RuntimeOptions)
+
+    def __post_init__(self) -> None:
+        _require_shares(tau=self.tau, theta_f=self.theta_f)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,8 +279,7 @@ class ClassifierExport:
             (self.torchvision is None) != (self.checkpoint is None),
             f"--torchvision is {self.torchvision} and --checkpoint is {self.checkpoint}; give exactly one of the two",
         )
-        for name, value in (("tau", self.tau), ("theta-f", self.theta_f)):
-            require(value is None or 0 <= value < 1, f"{name} is {value}; accepted: 0 to below 1")
+        _require_shares(tau=self.tau, theta_f=self.theta_f)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,17 @@
 """Cues: what is surely known of a tagged image, on a coarse grid (M_I of the paper's Algorithm 1).
 
 A cell is a tagged class where its activation exceeds `theta` times its peak (SEC: 0.2), of several classes the one
-that covers less; background where no class is and nothing is salient; else unknown. Letters: P tags, H, W image size,
-gh, gw grid.
+that covers less; by a FickleNet where any of many random passes says so (0.35), of several classes the one that all
+passes together put highest. It is background where no class is and nothing is salient; else unknown. Letters: P tags,
+H, W image size, gh, gw grid.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,15 +19,22 @@ from torch import Tensor
 
 from f2f.engine.background import Saliency, open_saliency
 from f2f.engine.cam import MultiScaleCams, soften
-from f2f.engine.classify import Classifier, to_tensor
-from f2f.engine.errors import UsageError
+from f2f.engine.classify import to_tensor
 from f2f.engine.picture import open_image
 from f2f.engine.resize import resize
 from f2f.engine.types import BACKGROUND, IGNORE, Frame, ImageArray, Window
+from f2f.training.checkpoint import read_classifier
+from f2f.training.classifier_files import CHECKPOINT_SUFFIX, channels_of, open_classifier
+from f2f.training.data import derived_seed
 from f2f.training.segmentation.cue_files import CueFolder
+from f2f.training.segmentation.ficklenet import FickleNet, Localisation
 from f2f.training.segmentation.images import LabelledImage
 from f2f.training.segmentation.sources import read_images
 from f2f.training.segmentation.training_options import CueOptions
+
+CAM_THETA, FICKLENET_THETA = 0.2, 0.35
+ClassCells = Callable[[LabelledImage, ImageArray], ImageArray]
+"""an image, its pixels [H,W,3] -> labels uint8 [gh,gw]: a tag + 1, or 255 where no class is known"""
 
 
 def make_cues(options: CueOptions, on_image: Callable[[object, int], None] = lambda *_: None) -> CueFolder:
@@ -34,54 +45,90 @@ def make_cues(options: CueOptions, on_image: Callable[[object, int], None] = lam
         MachineError: the disk does not take the cues.
     """
     images = read_images(options.images, options.list).need_image_files().need_tags()
-    classifier = Classifier.open(options.classifier, options.runtimes)
-    channels = _channels(images.classes, classifier.info.classes)
+    torch.set_num_threads(options.runtimes.thread_count)
+    class_cells = _open(options, images.classes)
     saliency = open_saliency(options.saliency, options.theta_b, options.runtimes)
-    cams = MultiScaleCams(classifier, options.scales)
     folder = CueFolder.create(options.out, images.classes)
     for image in images.images:
-        folder.write(image.id, _cues(image, channels, cams, saliency, options))
+        pixels = _pixels(image, options.max_side)
+        folder.write(image.id, with_background(class_cells(image, pixels), pixels, saliency))
         on_image(image, len(images.images))
     return folder
 
 
-def _channels(classes: Sequence[str], known: Sequence[str]) -> list[int]:
-    missing = [name for name in classes if name not in known]
-    if missing:
-        raise UsageError(
-            f"the classifier does not know {', '.join(missing)}; its classes: {', '.join(known)}; give one of the "
-            "images' classes"
-        )
-    return [known.index(name) for name in classes]
-
-
-def _cues(
-    image: LabelledImage, channels: Sequence[int], cams: MultiScaleCams, saliency: Saliency, options: CueOptions
-) -> ImageArray:
-    """Labels [gh, gw] of one image."""
-    pixels = _pixels(image, options.max_side)
-    tag_of = {channels[tag]: tag for tag in image.tags}
-    window = Window(0, 0, (Frame(0, 0, 0.0, pixels),), tuple(sorted(tag_of)), None)
+def _open(options: CueOptions, classes: Sequence[str]) -> ClassCells:
+    """How the classifier finds the classes, by its kind."""
     grid_hw = (options.grid, options.grid)
-    maps = resize(soften(cams, window).maps, grid_hw)[0]  # [P, gh, gw]
-    prior = saliency.prior(to_tensor([pixels])) if saliency.prior else None  # [1, 1, H, W]
-    salient = None if prior is None else resize(prior, grid_hw)[0, 0]  # [gh, gw]
-    labels = [tag_of[channel] + 1 for channel in window.classes]
-    return grid_labels(maps, labels, options.theta, salient, saliency.theta_b)
+    if options.classifier.endswith(CHECKPOINT_SUFFIX):
+        network, _ = read_classifier(Path(options.classifier))
+        if isinstance(network, FickleNet):
+            channels = channels_of(classes, network.classes)
+            theta = FICKLENET_THETA if options.theta is None else options.theta
+            return FickleCells(network, channels, grid_hw, theta, options.passes, options.seed)
+    classifier = open_classifier(options.classifier, options.runtimes)
+    cams = MultiScaleCams(classifier, options.scales)
+    theta = CAM_THETA if options.theta is None else options.theta
+    return CamCells(cams, channels_of(classes, classifier.info.classes), grid_hw, theta)
 
 
-def grid_labels(
-    maps: Tensor, labels: Sequence[int], theta: float, salient: Tensor | None = None, theta_b: float = 0.0
-) -> ImageArray:
-    """Activation [P, gh, gw] of the classes with `labels`, saliency [gh, gw] or none -> labels uint8 [gh, gw]."""
+@dataclass(frozen=True)
+class CamCells:
+    """Classes by the activation of a CAM classifier."""
+
+    cams: MultiScaleCams
+    channels: Sequence[int]
+    """of the images' classes"""
+    grid_hw: tuple[int, int]
+    theta: float
+
+    def __call__(self, image: LabelledImage, pixels: ImageArray) -> ImageArray:
+        """Labels [gh,gw] of the image's tags."""
+        tag_of = {self.channels[tag]: tag for tag in image.tags}
+        window = Window(0, 0, (Frame(0, 0, 0.0, pixels),), tuple(sorted(tag_of)), None)
+        maps = resize(soften(self.cams, window).maps, self.grid_hw)[0]  # [P,gh,gw]
+        return grid_labels(maps, [tag_of[channel] + 1 for channel in window.classes], self.theta)
+
+
+@dataclass(frozen=True)
+class FickleCells:
+    """Classes by many passes of a FickleNet (Lee et al. 2019, §3.3), drawn by the seed and the image's id."""
+
+    network: FickleNet
+    channels: Sequence[int]
+    """of the images' classes"""
+    grid_hw: tuple[int, int]
+    theta: float
+    passes: int
+    seed: int
+
+    def __call__(self, image: LabelledImage, pixels: ImageArray) -> ImageArray:
+        """Labels [gh,gw] of the image's tags."""
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, zlib.crc32(image.id.encode())))
+        channels = [self.channels[tag] for tag in image.tags]
+        found = self.network.localise(to_tensor([pixels]), self.passes, generator, channels=channels)  # [1,P,h,w]
+        on_grid = Localisation(resize(found.peak, self.grid_hw), resize(found.mean, self.grid_hw))
+        cells = on_grid.seeds(torch.ones(1, len(channels), dtype=torch.bool), self.theta)[0].numpy()  # [gh,gw]
+        labels = np.full(IGNORE + 1, IGNORE, np.uint8)
+        labels[1 : len(channels) + 1] = np.array(image.tags) + 1
+        return labels[cells]
+
+
+def grid_labels(maps: Tensor, labels: Sequence[int], theta: float) -> ImageArray:
+    """Activation [P,gh,gw] of the classes with `labels` -> labels uint8 [gh,gw], 255 where none is active."""
     peaks = maps.amax((1, 2), keepdim=True)
-    active = (maps > theta * peaks) & (peaks > 0)  # [P, gh, gw]
-    cues = torch.full(maps.shape[1:], IGNORE)
-    if salient is not None:
-        cues[salient < theta_b] = BACKGROUND
+    active = (maps > theta * peaks) & (peaks > 0)  # [P,gh,gw]
+    cells = torch.full(maps.shape[1:], IGNORE)
     for place in active.sum((1, 2)).argsort(descending=True, stable=True).tolist():  # the smaller one comes last
-        cues[active[place]] = labels[place]
-    return cues.numpy().astype(np.uint8)
+        cells[active[place]] = labels[place]
+    return cells.numpy().astype(np.uint8)
+
+
+def with_background(cells: ImageArray, pixels: ImageArray, saliency: Saliency) -> ImageArray:
+    """Labels [gh,gw] with background where there was none and the image [H,W,3] is not salient."""
+    if saliency.prior is None:
+        return cells
+    salient = resize(saliency.prior(to_tensor([pixels])), cells.shape)[0, 0].numpy()  # [gh,gw]
+    return np.where((cells == IGNORE) & (salient < saliency.theta_b), np.uint8(BACKGROUND), cells)
 
 
 def _pixels(image: LabelledImage, max_side: int) -> ImageArray:

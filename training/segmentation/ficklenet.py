@@ -156,15 +156,23 @@ class FickleNet(nn.Module):
 
     @torch.no_grad()
     def localise(
-        self, image: Tensor, passes: int = 200, generator: torch.Generator | None = None, chunk: int = 16
+        self,
+        image: Tensor,
+        passes: int = 200,
+        generator: torch.Generator | None = None,
+        chunk: int = 16,
+        channels: Sequence[int] | None = None,
     ) -> Localisation:
         """[B,3,H,W] RGB 0..1 -> maps of `passes` random passes, `chunk` of them at a time; features are computed once.
 
-        All images of the batch see the same selections. `chunk` changes the memory, not the maps.
+        All images of the batch see the same selections. `chunk` changes the memory, not the maps. Of some `channels`
+        the maps are the same, only sooner there.
         """
         if passes < 1:
             raise ValueError(f"passes is {passes}; accepted: 1 or more; the paper takes 200")
         products = self.to_classes.products(self.backbone(image))  # [B,S,C,h,w]
+        if channels is not None:
+            products = products[:, :, list(channels)]
         peak = products.new_zeros(products.shape[0], *products.shape[2:])
         total = torch.zeros_like(peak)
         for first in range(0, passes, chunk):

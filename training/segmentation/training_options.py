@@ -127,13 +127,18 @@ class CueOptions:
     out: Path
     """folder that receives <id>.png, label maps of the grid, and labels.txt"""
     classifier: str
-    """network that yields activation: a file, or demo for the bundled one"""
+    """network that yields activation: a file, demo for the bundled one, or network.pt of `f2f train classifier`, of
+    either method"""
     list: str = "train"
     """list of the images: train, trainaug, … in ImageSets/Segmentation, or a list file"""
     saliency: str = "classical"
     """foreground prior that decides background: classical (weight-free), none, or a network file"""
-    theta: float = 0.2
-    """a cell is a class above this share of the class's strongest activation"""
+    theta: float | None = None
+    """a cell is a class above this share of the class's strongest activation (default: 0.2; of a FickleNet 0.35)"""
+    passes: int = 200
+    """of a FickleNet: a cell is a class where any of so many random passes says so"""
+    seed: int = 0
+    """of a FickleNet: random seed of the passes"""
     theta_b: float | None = None
     """a cell of no class is background where its saliency is below this (default: the prior's own, else 0.12)"""
     grid: int = 41
@@ -141,13 +146,15 @@ class CueOptions:
     max_side: int = 500
     """longer side in px at which networks see an image; larger ones are scaled down"""
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25)
-    """sizes, as factors, at which activation is computed, each also mirrored"""
+    """sizes, as factors, at which activation is computed, each also mirrored (a FickleNet sees an image as it is)"""
     runtimes: RuntimeOptions = field(default_factory=RuntimeOptions)
 
     def __post_init__(self) -> None:
         require(self.grid > 0, f"grid is {self.grid}; accepted: 1 or more cells")
         require(self.max_side >= 16, f"max-side is {self.max_side}; accepted: 16 or more px")
-        require(0 < self.theta < 1, f"theta is {self.theta}; accepted: above 0, below 1")
+        require(self.theta is None or 0 < self.theta < 1, f"theta is {self.theta}; accepted: above 0, below 1")
+        require(self.passes > 0, f"passes is {self.passes}; accepted: 1 or more; the paper takes 200")
+        require(self.seed >= 0, f"seed is {self.seed}; accepted: 0 or more")
         require(bool(self.scales) and min(self.scales) > 0, f"scales is {self.scales}; accepted: one or more above 0")
 
 
