@@ -13,8 +13,9 @@ from torch import Tensor
 from f2f.engine.errors import UsageError
 from f2f.kernels.reference import warp_features
 from f2f.training import layers, pairs
-from f2f.training.data import TrainingImages, read_tagged_images
-from f2f.training.evaluate import average_precision, evaluate_cams, evaluate_classifier, evaluate_flow
+from f2f.training.classifier_data import read_classifier_images
+from f2f.training.data import CropOptions, TrainingImages, augment_image, read_tagged_images, tag_vector
+from f2f.training.evaluate import evaluate_flow
 from f2f.training.layers import draw_layers_pair, layer_pairs
 from f2f.training.pairs import CachedPairs, Pair, PairDataset, augment, fill_cache, load_pair, save_pair
 from f2f.training.textures import draw_texture
@@ -149,21 +150,36 @@ def write_tagged_images(folder: Path, count: int = 12) -> Path:
 
 
 def test_tagged_images_are_read(tmp_path: Path) -> None:
-    images = read_tagged_images(write_tagged_images(tmp_path / "images"))
+    images = read_classifier_images(write_tagged_images(tmp_path / "images"))
     assert images.classes == ("deer", "peacock")
-    assert [len(images.train), len(images.val)] == [8, 4]
-    assert images.tags(images.train[3]).tolist() == [1, 1]
-    crop, tags = TrainingImages(images, (48, 80), (40, 64), 0)[5]
+    assert [len(images.train.images), len(images.val.images)] == [8, 4]
+    assert tag_vector(images.train.images[3], 2).tolist() == [1, 1]
+    crop, tags = TrainingImages(images.train, CropOptions((48, 80), (40, 64)), 0)[5]
     assert crop.shape == (3, 48, 80)
     assert tags.shape == (2,)
     assert 0 <= crop.min() <= crop.max() <= 1
 
 
 def test_an_epoch_of_samples_shows_every_image_once(tmp_path: Path) -> None:
-    images = read_tagged_images(write_tagged_images(tmp_path / "images"))
-    dataset = TrainingImages(images, (48, 80), (40, 64), 0)
+    images = read_classifier_images(write_tagged_images(tmp_path / "images")).train
+    dataset = TrainingImages(images, CropOptions((48, 80), (40, 64)), 0)
     tags = torch.stack([dataset[index][1] for index in range(8)])
-    assert sorted(tags.tolist()) == sorted(images.tags(image).tolist() for image in images.train)
+    assert sorted(tags.tolist()) == sorted(tag_vector(image, 2).tolist() for image in images.images)
+
+
+def test_colours_change_as_far_as_they_may() -> None:
+    image = torch.rand(3, 20, 30)
+
+    def crop(**jitter: float) -> Tensor:
+        return augment_image(image, CropOptions((20, 30), (20, 20), **jitter), np.random.default_rng(3))
+
+    plain = crop(colour_jitter=0.0)
+    assert torch.equal(plain, image) or torch.equal(plain, image.flip(-1))
+    hues = crop(colour_jitter=0.0, hue_jitter=0.5)
+    torch.testing.assert_close(hues.amax(0), plain.amax(0))  # hue turns, value and chroma stay
+    torch.testing.assert_close(hues.amin(0), plain.amin(0))
+    assert (hues - plain).abs().max() > 0.1
+    assert (crop() - plain).abs().max() > 0.01
 
 
 @pytest.mark.parametrize(
@@ -198,30 +214,3 @@ def test_flow_errors_stand_beside_the_baselines(pair: Pair) -> None:
 def test_evaluation_of_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match="no pairs"):
         evaluate_flow(lambda first, second: np.zeros((1, 1, 2), np.float32), [], with_dis=False)
-
-
-def test_average_precision_by_hand() -> None:
-    scores = np.array([0.9, 0.8, 0.7, 0.1], np.float32)
-    assert average_precision(scores, np.array([True, False, True, False])) == pytest.approx((1 + 2 / 3) / 2)
-    assert np.isnan(average_precision(scores, np.zeros(4, bool)))
-
-
-def test_classifier_figures_by_hand() -> None:
-    truth = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    samples = [(torch.full((3, 8, 8), float(number)), truth[number]) for number in range(2)]
-
-    def predict(image: Tensor) -> tuple[Tensor, Tensor]:
-        right = truth[int(image[0, 0, 0, 0])][None]
-        return 0.95 * right, right[:, :, None, None].expand(1, 2, 4, 4)
-
-    quality = evaluate_classifier(predict, samples, tau=0.9)
-    assert quality.as_dict() == {"mean_average_precision": 1, "passing": 1, "false_passing": 0, "images": 2}
-
-
-def test_cam_figures_by_hand() -> None:
-    cam = torch.zeros(1, 1, 8, 8)
-    cam[..., :4] = 1
-    mask = np.zeros((8, 8), bool)
-    mask[:4] = True
-    quality = evaluate_cams(lambda image: (cam.mean((2, 3)), cam), [(torch.zeros(3, 8, 8), [(0, mask)])], 0.2)
-    assert quality.as_dict() == {"iou": pytest.approx(1 / 3, abs=1e-4), "precision": 0.5, "recall": 0.5, "masks": 1}
