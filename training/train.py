@@ -67,7 +67,8 @@ def train_classifier(options: ClassifierTraining) -> Path:
     torch.manual_seed(options.seed)
     network = new_classifier(options, images.classes)
     samples = TrainingImages(images.train, _crop_options(options), options.seed)
-    fit(ClassifierLoop(network, options), Samples(samples, options), options, PRECISIONS["fp32"])
+    data = {"classes": list(images.classes), "train_images": len(images.train.images)}
+    fit(ClassifierLoop(network, options), Samples(samples, options), options, PRECISIONS["fp32"], data=data)
     scores = score_classifier(without_chance(network.eval()), images.val, range(len(images.classes)), OWN_DEFAULTS)
     facts = shaping_facts(options) | {"held_out": scores.as_facts(), "train_images": len(images.train.images)}
     path = options.out / "network.pt"

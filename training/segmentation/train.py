@@ -40,9 +40,11 @@ def train_segmenter(options: SegmenterTraining) -> Path:
     torch.manual_seed(options.seed)
     network = _network(options, samples.sources[0].images.classes)
     loop = SegmenterLoop(network, options, tuple(named))
-    fit(loop, StepSamples(samples, options), options, PRECISIONS[options.precision])
+    sizes = {f"train_{name}": size for name, size in zip(named, samples.sizes, strict=True)}
+    data = {"classes": list(network.classes), **sizes}
+    fit(loop, StepSamples(samples, options), options, PRECISIONS[options.precision], data=data)
     path = options.out / "network.pt"
-    facts = shaping_facts(options) | {f"train_{name}": size for name, size in zip(named, samples.sizes, strict=True)}
+    facts = shaping_facts(options) | sizes
     save_network(
         path,
         "segmenter",
