@@ -163,7 +163,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_batch(
         return {"labels": logits.sum() * torch.nan}
 
     monkeypatch.setitem(methods.METHODS, "labels", broken)
-    with pytest.raises(F2FError, match=r"the loss of step 0 is not finite \(labels_images nan\)"):
+    with pytest.raises(F2FError, match=r"the loss of step 0 is not finite \(labels_images nan, loss nan\)"):
         train_segmenter(options(tmp_path, images=voc, method="labels"))
     batch = torch.load(tmp_path / "failed-batch.pt", weights_only=True)
     assert batch["image"].shape == (2, 3, 33, 33)

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from f2f.engine.errors import MachineError, UsageError
+from f2f.engine.errors import F2FError, MachineError, UsageError
 from f2f.training.options import Accelerator
 
 LightningPrecision = Literal["bf16-mixed", "32-true"]
@@ -93,7 +93,8 @@ def _trainer(options: FitOptions, precision: LightningPrecision, callbacks: Sequ
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         return Trainer(
             accelerator=options.accelerator,
@@ -131,6 +132,10 @@ def _plain_errors(options: FitOptions) -> Iterator[None]:
             f"a step needs more memory than the device has ({first}); given: {given}; begin anew with a smaller batch, "
             "smaller pictures or --precision bf16; the last checkpoint stays"
         ) from error
+    except RuntimeError as error:
+        if "by peer" not in str(error):
+            raise
+        raise F2FError("another process of this training has stopped; it says why; the last checkpoint stays") from None
 
 
 def resumed_from(options: FitOptions) -> Path | None:

@@ -7,13 +7,11 @@ its last checkpoint sees what it would have seen.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import cast
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from PIL import Image
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
@@ -28,6 +26,7 @@ from f2f.training.optimisers import one_cycle, parameter_groups, poly, sgd
 from f2f.training.options import ClassifierTraining, FlowTraining
 from f2f.training.pwcnet import FLOW_UNIT_PX, PWCNet, standardise
 from f2f.training.segmentation.ficklenet import FickleNet
+from f2f.training.step_pictures import picture_due, save_step_picture
 
 Sample = tuple[Tensor, Tensor]
 MATCHING_SHARE = 0.4
@@ -161,8 +160,9 @@ class FlowLoop(_Loop):
         flows = network.decode(first, second)
         found = upsampled(flows[-1].detach())
         self._log_errors(found, true, known)
-        if self.options.picture_steps and (self.global_step + 1) % self.options.picture_steps == 0:
-            self._save_picture(flow_picture(frames[0], true[0], found[0], known[0, 0]))
+        if picture_due(self, self.options.picture_steps):
+            picture = flow_picture(frames[0], true[0], found[0], known[0, 0])
+            save_step_picture(self, self.options.out, "pair", picture)
         return self._flow_loss(flows, true, known) + self._guidance(first, second, true, known)
 
     def _flow_loss(self, flows: list[Tensor], true: Tensor, known: Tensor) -> Tensor:
@@ -187,17 +187,6 @@ class FlowLoop(_Loop):
         values = {"outliers": outliers(here, there), "zero_epe_px": there.norm(dim=0)}
         self.log_dict({name: _mean_where(value, where) for name, value in values.items()})
         self.log("epe_px", _mean_where(endpoint_error(here, there), where), prog_bar=True)
-
-    def _save_picture(self, picture: Tensor) -> None:
-        """Write [3,h,w] to OUT/pictures, by the number of this step, and to TensorBoard."""
-        step = self.global_step + 1
-        folder = self.options.out / "pictures"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"step-{step:06d}.png")
-        for logger in self.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                board: Any = logger.experiment
-                board.add_image("pair", picture, step)
 
 
 def upsampled(flow: Tensor) -> Tensor:

@@ -17,10 +17,10 @@ HEAD_RATE, BIAS_RATE = 10, 2
 def parameter_groups(
     network: nn.Module, rate: float, weight_decay: float, head: Iterable[nn.Parameter] = (), bias_rate: float = 1
 ) -> list[dict[str, Any]]:
-    """A group per parameter: `head` at ten times the rate, biases at `bias_rate` times; weights alone decay."""
+    """A group per parameter that learns: `head` at ten times the rate, biases at `bias_rate` times; weights alone decay."""
     faster = {id(value) for value in head}
     groups = []
-    for value in network.parameters():
+    for value in filter(lambda value: value.requires_grad, network.parameters()):
         factor = (HEAD_RATE if id(value) in faster else 1) * (bias_rate if value.dim() == 1 else 1)
         decay = weight_decay if value.dim() > 1 else 0.0
         groups.append({"params": [value], "lr": rate * factor, "weight_decay": decay})

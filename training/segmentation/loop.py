@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, StepLR
 from torch.utils.data import DataLoader, Sampler
@@ -17,8 +18,10 @@ from f2f.engine.errors import F2FError
 from f2f.training.optimisers import one_cycle, parameter_groups, poly, sgd
 from f2f.training.segmentation.deeplab import Segmenter
 from f2f.training.segmentation.methods import METHODS, at_cells
+from f2f.training.segmentation.pictures import batch_picture
 from f2f.training.segmentation.sampling import Sample, SampleKey, SegmentationSamples, StepSampler
 from f2f.training.segmentation.training_options import SegmenterTraining
+from f2f.training.step_pictures import picture_due, save_step_picture
 
 
 class _Remaining(Sampler[list[SampleKey]]):
@@ -26,18 +29,17 @@ class _Remaining(Sampler[list[SampleKey]]):
 
     def __init__(self, module: StepSamples) -> None:
         self.module = module
-        self._from(0)  # refuses a batch size that cannot be shared
 
     def __len__(self) -> int:
         return self.module.options.steps
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        assert self.module.trainer is not None
-        return iter(self._from(self.module.trainer.global_step))
-
-    def _from(self, step: int) -> StepSampler:
-        options = self.module.options
-        return StepSampler(options.seed, range(step, options.steps), options.batch_size, self.module.samples.sizes)
+        options, trainer, sizes = self.module.options, self.module.trainer, self.module.samples.sizes
+        assert trainer is not None
+        steps = range(trainer.global_step, options.steps)
+        return iter(
+            StepSampler(options.seed, steps, options.batch_size, sizes, trainer.global_rank, trainer.world_size)
+        )
 
 
 class StepSamples(LightningDataModule):
@@ -65,31 +67,63 @@ class SegmenterLoop(LightningModule):
         """`sources` names the origins of the samples, for the logs."""
         super().__init__()
         self.network, self.options, self.sources = network, options, tuple(sources)
+        self.frozen = [module for module in network.modules() if _is_frozen(module, options)]
+        for module in self.frozen:
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> SegmenterLoop:
+        """Frozen batch norm stays as it is used."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+    def on_train_start(self) -> None:
+        """Lightning leaves modules in the mode that they are in."""
+        self.train()
+
+    def on_train_batch_start(self, batch: Sample, batch_index: int) -> None:
+        """Dropout by (seed, step, process) alone: a run that goes on drops what it would have dropped."""
+        place = np.random.SeedSequence((self.options.seed, 3, self.global_step, self.global_rank))
+        torch.manual_seed(int(place.generate_state(1)[0]))
 
     def training_step(self, batch: Sample, batch_index: int) -> Tensor:
         """A batch -> loss."""
         logits = self.network(batch.image)  # [B,L,h,w]
+        with torch.autocast(logits.device.type, enabled=False):  # what follows is float32
+            return self._loss(batch, logits.float())
+
+    def _loss(self, batch: Sample, logits: Tensor) -> Tensor:
         cells = at_cells(batch.image, logits)
         losses = {
             f"{name}_{source}": value
             for origin, source in enumerate(self.sources)
             for name, value in self._losses(batch, logits, cells, torch.as_tensor(batch.origin) == origin).items()
         }
-        self.log_dict(losses)
         loss = torch.stack(list(losses.values())).sum()
-        self.log("loss", loss, prog_bar=True)
-        if not torch.isfinite(loss):
-            self._stop(batch, losses)
+        self._tell(batch, {**losses, "loss": loss})
+        if picture_due(self, self.options.picture_steps):
+            picture = batch_picture(batch, logits, cells, self.options.method)
+            save_step_picture(self, self.options.out, "batch", picture)
         return loss
 
     def _losses(self, batch: Sample, logits: Tensor, cells: Tensor, chosen: Tensor) -> dict[str, Tensor]:
         method = METHODS[self.options.method]
         weights = batch.weight[chosen] if self.options.weigh_quality else None
-        return method(logits[chosen].float(), cells[chosen], batch.seeds[chosen], batch.tags[chosen], weights)
+        return method(logits[chosen], cells[chosen], batch.seeds[chosen], batch.tags[chosen], weights)
+
+    def _tell(self, batch: Sample, losses: dict[str, Tensor]) -> None:
+        """Log the means over all devices; all stop where one has a loss that is no number."""
+        means = self.trainer.strategy.reduce(torch.stack([*losses.values()]).detach(), reduce_op="mean")
+        told = dict(zip(losses, means.unbind(), strict=True))
+        if not torch.isfinite(means).all():
+            self._stop(batch, told)
+        self.log_dict(told)
 
     def _stop(self, batch: Sample, losses: dict[str, Tensor]) -> None:
         """Leave behind what a loss that is no number came from."""
-        path = Path(self.options.out) / "failed-batch.pt"
+        number = f"-{self.global_rank}" if self.trainer.world_size > 1 else ""
+        path = Path(self.options.out) / f"failed-batch{number}.pt"
         torch.save({"step": self.global_step, **batch._asdict()}, path)
         values = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
         raise F2FError(
@@ -113,3 +147,7 @@ class SegmenterLoop(LightningModule):
         if self.options.schedule == "step":
             return StepLR(optimiser, self.options.decay_steps, self.options.decay)
         return (poly if self.options.schedule == "poly" else one_cycle)(optimiser, self.options.steps)
+
+
+def _is_frozen(module: nn.Module, options: SegmenterTraining) -> bool:
+    return options.norm_is_frozen and isinstance(module, nn.BatchNorm2d)

@@ -40,20 +40,27 @@ def sec(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor, weights: Wei
         weights: of the images.
     """
     shares = floored_shares(logits)
-    refined = _refined(-logits.detach(), cells)
     return {
         "seed": seeding_loss(shares, seeds, weights),
         "expand": expansion_loss(shares, tags, weights),
-        "constrain": constrain_loss(shares, refined, weights),
+        "constrain": constrain_loss(shares, _sec_refined(logits, cells), weights),
     }
+
+
+def _sec_refined(logits: Tensor, cells: Tensor) -> Tensor:
+    return _refined(-logits.detach(), cells)
 
 
 def dsrg(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor, weights: Weights = None) -> Losses:
     """Balanced seed on grown seeds, boundary (Huang et al. 2018). The CRF's energies are minus probabilities."""
     shares = floored_shares(logits)
-    refined = with_floor(_refined(-shares.detach(), cells))
+    refined = _dsrg_refined(shares, cells)
     grown = grow(refined, seeds, tags)
     return {"seed": balanced_seeding_loss(shares, grown, weights), "boundary": boundary_loss(shares, refined, weights)}
+
+
+def _dsrg_refined(shares: Tensor, cells: Tensor) -> Tensor:
+    return with_floor(_refined(-shares.detach(), cells))
 
 
 def labels(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor, weights: Weights = None) -> Losses:
@@ -76,6 +83,23 @@ METHODS: Mapping[Method, Callable[[Tensor, Tensor, Tensor, Tensor, Weights], Los
     "dsrg": dsrg,
     "labels": labels,
 }
+
+
+def _sec_targets(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor) -> dict[str, Tensor]:
+    return {"refined": _sec_refined(logits, cells).argmax(1)}
+
+
+def _dsrg_targets(logits: Tensor, cells: Tensor, seeds: Tensor, tags: Tensor) -> dict[str, Tensor]:
+    refined = _dsrg_refined(floored_shares(logits), cells)
+    return {"grown": grow(refined, seeds, tags), "refined": refined.argmax(1)}
+
+
+TARGETS: Mapping[Method, Callable[[Tensor, Tensor, Tensor, Tensor], dict[str, Tensor]]] = {
+    "sec": _sec_targets,
+    "dsrg": _dsrg_targets,
+    "labels": lambda *_: {},
+}
+"""what a method makes of the seeds on the way to its losses, for pictures: names -> labels int64 [B,h,w]"""
 
 
 def at_cells(image: Tensor, logits: Tensor) -> Tensor:

@@ -236,6 +236,15 @@ def _read(image: LabelledImage) -> Tensor:
         raise UsageError(f"{image.image} cannot be read as an image ({error}); restore it, or take it out") from error
 
 
+def check_shares(batch_size: int, sources: int, ranks: int) -> None:
+    """Refuse a batch that sources and processes cannot share evenly."""
+    if batch_size < 1 or batch_size % (sources * ranks):
+        raise UsageError(
+            f"batch-size is {batch_size}; accepted: a multiple of {sources * ranks}, as each of {ranks} processes "
+            f"takes the same share from each of {sources} sources"
+        )
+
+
 class StepSampler(Sampler[list[SampleKey]]):
     """A `batch_sampler`: the keys of the steps from `first` to before `last`, of one of `ranks` processes.
 
@@ -246,11 +255,7 @@ class StepSampler(Sampler[list[SampleKey]]):
     def __init__(
         self, seed: int, steps: range, batch_size: int, sizes: Sequence[int], rank: int = 0, ranks: int = 1
     ) -> None:
-        if batch_size < 1 or batch_size % (len(sizes) * ranks):
-            raise UsageError(
-                f"batch-size is {batch_size}; accepted: a multiple of {len(sizes) * ranks}, as each of {ranks} "
-                f"processes takes the same share from each of {len(sizes)} sources"
-            )
+        check_shares(batch_size, len(sizes), ranks)
         self.seed, self.steps, self.batch_size, self.sizes = seed, steps, batch_size, sizes
         self.rank, self.ranks = rank, ranks
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,22 @@ import torch
 from f2f.engine.errors import UsageError
 from f2f.training.checkpoint import read_network, save_network
 from f2f.training.fit import PRECISIONS, fit, require_extra, shaping_facts
-from f2f.training.imagenet import load_backbone, load_weights
+from f2f.training.imagenet import load_backbone, load_weights, read_weights
 from f2f.training.segmentation.cue_files import CueFolder
 from f2f.training.segmentation.deeplab import Segmenter, segmenter
 from f2f.training.segmentation.engine_output import read_engine_output
 from f2f.training.segmentation.images import LabelledSet
-from f2f.training.segmentation.sampling import DSRG, RETRAINING, Augmentation, SegmentationSamples, Source
+from f2f.training.segmentation.sampling import (
+    DSRG,
+    RETRAINING,
+    Augmentation,
+    SegmentationSamples,
+    Source,
+    check_shares,
+)
 from f2f.training.segmentation.sources import read_images
 from f2f.training.segmentation.training_options import SegmenterTraining
+from f2f.training.segmentation.vgg_head import load_fully_connected
 
 SOURCES = ("images", "videos")
 
@@ -37,12 +46,13 @@ def train_segmenter(options: SegmenterTraining) -> Path:
 
     named = sources(options)
     samples = SegmentationSamples(list(named.values()), _augmentation(options), options.seed, options.least_confidence)
+    check_shares(options.batch_size, len(named), options.devices)
     torch.manual_seed(options.seed)
     network = _network(options, samples.sources[0].images.classes)
     loop = SegmenterLoop(network, options, tuple(named))
     sizes = {f"train_{name}": size for name, size in zip(named, samples.sizes, strict=True)}
-    data = {"classes": list(network.classes), **sizes}
-    fit(loop, StepSamples(samples, options), options, PRECISIONS[options.precision], data=data)
+    data = {"classes": list(network.classes), "norm_is_frozen": options.norm_is_frozen, **sizes}
+    fit(loop, StepSamples(samples, options), options, PRECISIONS[options.precision], data=data, devices=options.devices)
     path = options.out / "network.pt"
     facts = shaping_facts(options) | sizes
     save_network(
@@ -111,6 +121,8 @@ def _network(options: SegmenterTraining, classes: tuple[str, ...]) -> Segmenter:
     network = segmenter(options.network, classes, options.width)
     if options.weights is not None:
         load_backbone(network.backbone, options.weights)
+        if options.network.startswith("vgg16"):
+            _load_head(network, options.weights)
     if options.start_from is not None:
         content = read_network(options.start_from, "segmenter")
         need_classes(content, classes, options.start_from)
@@ -125,3 +137,8 @@ def need_classes(content: Mapping[str, Any], classes: Sequence[str], path: Path)
             f"the network {path} has the classes {', '.join(content['classes'])}; accepted: {', '.join(classes)}, "
             "those of the data; give another network"
         )
+
+
+def _load_head(network: Segmenter, path: Path) -> None:
+    if not load_fully_connected(network, read_weights(path)):
+        sys.stderr.write(f"{path} has no classifier.0 and classifier.3 of VGG-16: fc6 and fc7 start from random ones\n")

@@ -14,6 +14,7 @@ from f2f.training.options import Accelerator, Precision, require
 Method = Literal["sec", "dsrg", "labels"]
 Fit = Literal["warp", "crop"]
 SegmenterName = Literal["small", "vgg16-largefov", "vgg16-aspp", "resnet50-aspp", "resnet101-aspp"]
+_POSITIVE = ("steps", "batch_size", "learning_rate", "width", "checkpoint_steps", "decay_steps", "decay", "devices")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,9 @@ class SegmenterTraining:
     same backbone and width, or demo for the bundled classifier's, small of width 0.75 (default: random ones)"""
     start_from: Path | None = None
     """network.pt of another training, of the same network and classes"""
+    freeze_norm: Literal["auto", "yes", "no"] = "auto"
+    """whether batch norm keeps its statistics and factors, as DeepLab v2 has it for its small batches; auto: that of a
+    ResNet does where --weights or --start-from is given"""
     steps: int = 8000
     """optimiser steps"""
     stop_at_step: int = 0
@@ -77,22 +81,30 @@ class SegmenterTraining:
     """of weights, not of biases or normalisation"""
     checkpoint_steps: int = 200
     """steps between checkpoints; an interrupted run goes on from the last one"""
+    picture_steps: int = 500
+    """steps between pictures of a batch, OUT/pictures/step-000500.png, …: images, seeds, what the method makes of them,
+    prediction (0: none)"""
     seed: int = 0
-    """random seed of weights, order and augmentation"""
+    """random seed of weights, order, augmentation and dropout"""
     workers: int = 2
-    """processes that load images (0: none beside the main one)"""
+    """processes that load images, per device (0: none beside the main one)"""
     accelerator: Accelerator = "auto"
     """where to train"""
+    devices: int = 1
+    """GPUs, or processes of a CPU, that share every batch. Gradients are averaged over them, so that all losses are
+    those of one device but for two: method labels weighs every device's pixels equally, however many are labelled on
+    each, and batch norm that is not frozen takes its statistics per device"""
     precision: Precision = "fp32"
     """of the convolutions; losses and weights are float32 in any case"""
     resume: bool = True
     """go on from the last checkpoint in OUT, if there is one"""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "learning_rate", "width", "checkpoint_steps", "decay_steps", "decay"):
+        for name in _POSITIVE:
             value = getattr(self, name)
             require(value > 0, f"{name.replace('_', '-')} is {value}; accepted: a number above 0")
         require(self.side_px >= 33, f"side-px is {self.side_px}; accepted: 33 or more px")
+        require(self.picture_steps >= 0, f"picture-steps is {self.picture_steps}; accepted: 0 (none) or more")
         require(
             0 <= self.stop_at_step <= self.steps, f"stop-at-step is {self.stop_at_step}; accepted: 0 to {self.steps}"
         )
@@ -110,6 +122,13 @@ class SegmenterTraining:
         )
         require(self.cues is None or self.images is not None, f"cues is {self.cues} without --images; give both")
         require(self.weights is None or self.start_from is None, "--weights and --start-from are given; give one")
+
+    @property
+    def norm_is_frozen(self) -> bool:
+        """Whether batch norm keeps its statistics and factors."""
+        if self.freeze_norm == "auto":
+            return self.network.startswith("resnet") and (self.weights is not None or self.start_from is not None)
+        return self.freeze_norm == "yes"
 
     @property
     def grid_hw(self) -> tuple[int, int]:
