@@ -10,22 +10,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision.transforms.v2.functional as T
 from PIL import Image
 from safetensors.torch import save_file
-from segmentation_material import write_voc
+from segmentation_material import write_run, write_voc
 from torch import Tensor, nn
 
 from f2f.engine.errors import MachineError, UsageError
 from f2f.engine.write import voc_palette
 from f2f.training.segmentation import methods
 from f2f.training.segmentation.deeplab import Segmenter, segmenter
+from f2f.training.segmentation.dense_crf import refine
 from f2f.training.segmentation.growing import grow
+from f2f.training.segmentation.images import LabelledSet
 from f2f.training.segmentation.losses import floored_shares, with_floor
 from f2f.training.segmentation.pictures import batch_picture
-from f2f.training.segmentation.sampling import Sample
+from f2f.training.segmentation.sampling import Sample, read_picture
 from f2f.training.segmentation.train import train_segmenter
 from f2f.training.segmentation.training_options import Method, SegmenterName, SegmenterTraining
 from f2f.training.segmentation.vgg_head import load_fully_connected
+from f2f.training.segmentation.voc import read_voc
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +94,7 @@ def test_losses_are_those_of_float32_where_convolutions_are_bf16(
         assert all(value.dtype == torch.float32 for value in found[-1].values())
         return found[-1]
 
-    monkeypatch.setitem(methods.METHODS, method, noting)  # type: ignore[arg-type]
+    monkeypatch.setitem(methods.METHODS, method, noting)
     seen: list[torch.dtype] = []
     forward = Segmenter.forward
 
@@ -147,7 +151,7 @@ def test_a_picture_shows_samples_of_the_whole_batch(method: Method, panels: int)
         np.testing.assert_array_equal(row[1], palette[seeds[number].repeat_interleave(8, 0).repeat_interleave(8, 1)])
         np.testing.assert_array_equal(row[-1], palette[found[number]])
     if method == "dsrg":
-        refined = with_floor(methods.refine(-floored_shares(logits), cells))
+        refined = with_floor(refine(-floored_shares(logits), cells))
         grown = grow(refined, seeds, tags)
         np.testing.assert_array_equal(rows[1, 2, 4::8, 4::8], palette[grown[2]])
 
@@ -221,3 +225,65 @@ def test_a_file_without_them_leaves_the_head_random(
     assert not load_fully_connected(network, {})
     assert not load_fully_connected(network, {"classifier.0.weight": torch.zeros(4096, 9)})
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def score_by_hand(network: Segmenter, images: LabelledSet, side_px: int) -> list[float]:
+    """IoU of every label that occurs: pixel sets of all images."""
+    right, either = np.zeros(21), np.zeros(21)
+    for image in images.images:
+        truth = images.labels(image)
+        picture = T.resize(read_picture(image), [side_px, side_px], antialias=True)[None]
+        with torch.inference_mode():
+            logits = nn.functional.interpolate(network(picture), truth.shape, mode="bilinear", align_corners=False)
+        found = logits[0].argmax(0).numpy()
+        for label in range(21):
+            right[label] += ((found == label) & (truth == label)).sum()
+            either[label] += (((found == label) | (truth == label)) & (truth != 255)).sum()
+    return [float(one / all_) for one, all_ in zip(right, either, strict=True) if all_]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_held_out_images_score_the_network(
+    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
+) -> None:
+    given = {"images": voc, "val": voc, "val_steps": 2, "workers": workers, "learning_rate": 1e-2}
+    path = train_segmenter(options(tmp_path, **given))
+    content = torch.load(path, weights_only=True)
+    scores = content["training"]["held_out"]
+    network = segmenter("small", content["classes"], 0.25)
+    network.load_state_dict(content["state_dict"])
+    wanted = score_by_hand(network.eval(), read_voc(voc, "val"), 33)
+    assert [value for value in scores["iou"].values() if value is not None] == pytest.approx(wanted, abs=1e-3)
+    assert scores["mean_iou"] == pytest.approx(np.mean(wanted), abs=1e-3)
+    assert (scores["images"], list(scores["iou"])[:2]) == (2, ["background", "aeroplane"])
+    lines = [line for line in capsys.readouterr().err.splitlines() if "mIoU" in line]
+    assert [line.split(":")[0] for line in lines] == ["step 2", "step 3"]
+    assert lines[-1] == f"step 3: mIoU {scores['mean_iou']:.4f} on 2 held-out images"
+    table = (tmp_path / "logs" / "metrics.csv").read_text().splitlines()
+    assert table[0].split(",") == ["miou", "step"]
+    assert [line.split(",")[1] for line in table[1:]] == ["1", "2"]
+
+    again = torch.load(train_segmenter(options(tmp_path, **given)), weights_only=True)  # nothing is left to do
+    assert again["training"]["held_out"]["mean_iou"] == pytest.approx(scores["mean_iou"], abs=1e-3)
+
+
+@pytest.mark.parametrize("network", ["small", "vgg16-largefov"])
+def test_scoring_changes_nothing_about_the_training(voc: Path, tmp_path: Path, network: SegmenterName) -> None:
+    """Also where it goes on, and where there is dropout."""
+    common = {"images": voc, "network": network, "steps": 4, "width": 0.125, "checkpoint_steps": 1}
+    scored = {**common, "val": voc, "val_steps": 1}
+    train_segmenter(options(tmp_path / "plain", **common))
+    train_segmenter(options(tmp_path / "parts", **scored, stop_at_step=2))
+    train_segmenter(options(tmp_path / "parts", **scored))
+    plain, parts = weights(tmp_path / "plain"), weights(tmp_path / "parts")
+    assert all(torch.equal(plain[name], parts[name]) for name in plain)
+
+
+def test_held_out_images_need_masks_and_known_classes(voc: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"1 of 1 images of .* have no label map \(2009_000003\)"):
+        train_segmenter(options(tmp_path, images=voc, val=voc, val_list="test"))
+    run = write_run(tmp_path / "run", ["dog"], [{"id": "a", "classes": ["dog"], "quality": 0.5}])
+    with pytest.raises(UsageError, match="has the class 'aeroplane'; accepted: dog"):
+        train_segmenter(options(tmp_path, videos=(run,), val=voc))
+    with pytest.raises(UsageError, match="val-steps is 0; accepted"):
+        options(tmp_path, images=voc, val=voc, val_steps=0)

@@ -17,7 +17,7 @@ HEAD_RATE, BIAS_RATE = 10, 2
 def parameter_groups(
     network: nn.Module, rate: float, weight_decay: float, head: Iterable[nn.Parameter] = (), bias_rate: float = 1
 ) -> list[dict[str, Any]]:
-    """A group per parameter that learns: `head` at ten times the rate, biases at `bias_rate` times; weights alone decay."""
+    """A group per parameter that learns: `head` at ten times the rate, biases at `bias_rate` times; weights decay."""
     faster = {id(value) for value in head}
     groups = []
     for value in filter(lambda value: value.requires_grad, network.parameters()):

@@ -21,7 +21,7 @@ OnImage = Callable[[object, int], None]
 
 @dataclass(frozen=True)
 class HalfCost:
-    """Labels of a network in float16 beside those in float32, of images seen at the size of its training, without a CRF."""
+    """Labels of a network in float16 beside those in float32: images as large as in its training, no CRF."""
 
     images: int
     agreement: float

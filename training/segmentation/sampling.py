@@ -214,7 +214,7 @@ class SegmentationSamples(Dataset[Sample]):
         source = self.sources[key.origin]
         image = source.images.images[key.image]
         rng = np.random.default_rng((self.seed, 1, key.origin, key.number))
-        picture, view = augment(_read(image), self.augmentation, rng)
+        picture, view = augment(read_picture(image), self.augmentation, rng)
         seeds = view.labels(self._labels(source, image), self.augmentation.grid_hw)
         tags = torch.zeros(len(source.images.classes), dtype=torch.bool)
         tags[list(image.tags)] = True
@@ -229,7 +229,8 @@ class SegmentationSamples(Dataset[Sample]):
         return labels
 
 
-def _read(image: LabelledImage) -> Tensor:
+def read_picture(image: LabelledImage) -> Tensor:
+    """The picture [3,H,W] of an image, RGB 0..1; raises UsageError where it cannot be read."""
     try:
         return read_image(image.image)
     except BAD_IMAGE as error:

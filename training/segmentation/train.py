@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from f2f.training.segmentation.sources import read_images
 from f2f.training.segmentation.training_options import SegmenterTraining
 from f2f.training.segmentation.vgg_head import load_fully_connected
 
+if TYPE_CHECKING:
+    from f2f.training.segmentation.validation import Validation
+
 SOURCES = ("images", "videos")
 
 
@@ -50,11 +53,21 @@ def train_segmenter(options: SegmenterTraining) -> Path:
     torch.manual_seed(options.seed)
     network = _network(options, samples.sources[0].images.classes)
     loop = SegmenterLoop(network, options, tuple(named))
+    validation = _validation(options, network.classes)
     sizes = {f"train_{name}": size for name, size in zip(named, samples.sizes, strict=True)}
-    data = {"classes": list(network.classes), "norm_is_frozen": options.norm_is_frozen, **sizes}
-    fit(loop, StepSamples(samples, options), options, PRECISIONS[options.precision], data=data, devices=options.devices)
-    path = options.out / "network.pt"
+    fit(
+        loop,
+        StepSamples(samples, options),
+        options,
+        PRECISIONS[options.precision],
+        data={"classes": list(network.classes), "norm_is_frozen": options.norm_is_frozen, **sizes},
+        callbacks=[validation] if validation else [],
+        devices=options.devices,
+    )
     facts = shaping_facts(options) | sizes
+    if validation:
+        facts["held_out"] = validation.final_scores(network)
+    path = options.out / "network.pt"
     save_network(
         path,
         "segmenter",
@@ -71,6 +84,15 @@ def _augmentation(options: SegmenterTraining) -> Augmentation:
     """DSRG's: of its first step, or of its second where pictures are crops."""
     base = RETRAINING if options.fit == "crop" else DSRG
     return replace(base, size_hw=(options.side_px, options.side_px), grid_hw=options.grid_hw, flip=options.flip)
+
+
+def _validation(options: SegmenterTraining, classes: tuple[str, ...]) -> Validation | None:
+    if options.val is None:
+        return None
+    from f2f.training.segmentation.validation import HeldOut, Validation
+
+    held_out = read_images(options.val, options.val_list).arranged(classes)
+    return Validation(HeldOut(held_out, options.side_px), options.val_steps, options.workers)
 
 
 def sources(options: SegmenterTraining) -> dict[str, Source]:

@@ -14,7 +14,17 @@ from f2f.training.options import Accelerator, Precision, require
 Method = Literal["sec", "dsrg", "labels"]
 Fit = Literal["warp", "crop"]
 SegmenterName = Literal["small", "vgg16-largefov", "vgg16-aspp", "resnet50-aspp", "resnet101-aspp"]
-_POSITIVE = ("steps", "batch_size", "learning_rate", "width", "checkpoint_steps", "decay_steps", "decay", "devices")
+_POSITIVE = (
+    "steps",
+    "batch_size",
+    "learning_rate",
+    "width",
+    "checkpoint_steps",
+    "decay_steps",
+    "decay",
+    "val_steps",
+    "devices",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +91,12 @@ class SegmenterTraining:
     """of weights, not of biases or normalisation"""
     checkpoint_steps: int = 200
     """steps between checkpoints; an interrupted run goes on from the last one"""
+    val: Path | None = None
+    """held-out images with masks, as for --images, on which the mean IoU is measured: at SIDE_PX, without a CRF"""
+    val_list: str = "val"
+    """list of the held-out images"""
+    val_steps: int = 1000
+    """steps between these measurements; the last one, at the end, is kept in network.pt"""
     picture_steps: int = 500
     """steps between pictures of a batch, OUT/pictures/step-000500.png, …: images, seeds, what the method makes of them,
     prediction (0: none)"""
