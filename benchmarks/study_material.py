@@ -24,9 +24,11 @@ from study_frames import FrameScores, read_scores
 from f2f.engine.evaluate import MaskEvaluation, evaluate_masks
 from f2f.engine.options import ClassifyOptions, DecodeOptions, LabelOptions, RuleOptions, RuntimeOptions, WindowOptions
 from f2f.engine.pipeline import label
+from f2f.training.options import ClassifierMethod, ClassifierTraining
 from f2f.training.segmentation.cues import make_cues
 from f2f.training.segmentation.training_options import CueOptions
 from f2f.training.synth import SynthOptions, synth
+from f2f.training.train import train_classifier
 
 IMAGES, HELD_OUT, VIDEOS = (1000, 100), (400, 500), (160, 300)
 """how many, and their seed"""
@@ -74,6 +76,12 @@ class Material:
     def ficklenet(self) -> Path:
         """network.pt of FickleNet."""
         return self._trained("ficklenet", "ficklenet")
+
+    def _trained(self, name: str, method: ClassifierMethod) -> Path:
+        out = self.work / name
+        if not (out / "network.pt").exists():
+            train_classifier(ClassifierTraining(images=self.images / "images", out=out, method=method, workers=1))
+        return out / "network.pt"
 
     def cues(self, case: Case) -> Path:
         """Cues of I: the bundled classifier's, or FickleNet's."""

@@ -20,7 +20,7 @@ from f2f.training.segmentation.images import LabelledImage
 from f2f.training.segmentation.scores import Confusion, SegmentationScores
 from f2f.training.segmentation.synthetic import read_synthetic_images
 from f2f.training.segmentation.train import train_segmenter
-from f2f.training.segmentation.training_options import SegmenterTraining
+from f2f.training.segmentation.training_options import Method, SegmenterTraining
 
 SIDE_PX = 161
 ADAPTATION_RATE_FACTOR = 0.1
@@ -70,14 +70,14 @@ def _adaptation(network: Path, case: Case, material: Material, out: Path) -> Seg
 
 def _options(case: Case, material: Material, out: Path) -> SegmenterTraining:
     full = case.method == "full"
-    method = {"full": "labels", "sec": "sec"}.get(case.method, "dsrg")
+    methods: dict[str, Method] = {"full": "labels", "sec": "sec"}
     return _usual(
         out=out,
         images=material.images,
         cues=None if full else material.cues(case),
         videos=() if "V" not in case.data else (material.videos(case),),
         video_masks=case.samples,
-        method=method,
+        method=methods.get(case.method, "dsrg"),
         weights=material.classifier,
         seed=case.seed,
     )

@@ -135,7 +135,10 @@ def test_the_bundled_backbone_is_that_of_the_bundled_classifier() -> None:
     graph = onnx.load(bundled("classifier"))
     weights = [torch.tensor(onnx.numpy_helper.to_array(one)) for one in graph.graph.initializer]
     first = next(weight for weight in weights if weight.dim() == 4 and weight.shape[1] == 3)
-    convolution, norm = ours.backbone[1][0], ours.backbone[1][1]
+    block = ours.backbone[1]
+    assert isinstance(block, nn.Sequential)
+    convolution, norm = block.get_submodule("0"), block.get_submodule("1")
+    assert isinstance(convolution, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_var is not None
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()

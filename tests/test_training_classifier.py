@@ -220,8 +220,9 @@ def test_the_head_and_biases_learn_faster_and_only_weights_decay() -> None:
 
 def test_schedules_end_at_nothing() -> None:
     layer = torch.nn.Linear(2, 2)
+    head = [layer.get_parameter("weight")]
     for schedule in (poly, one_cycle):
-        optimiser = torch.optim.SGD(parameter_groups(layer, 1.0, 0.0, [layer.weight]))
+        optimiser = torch.optim.SGD(parameter_groups(layer, 1.0, 0.0, head))
         scheduler = schedule(optimiser, 10)
         rates = []
         for _ in range(10):

@@ -149,5 +149,5 @@ def _frame(video: Path, number: int) -> ImageArray:
     with av.open(str(video)) as container:
         for place, frame in enumerate(container.decode(video=0)):
             if place == number:
-                return frame.to_ndarray(format="rgb24")
+                return frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
     raise AssertionError(f"{video} has no frame {number}")

@@ -76,6 +76,7 @@ class _Loop(LightningModule):
     def __init__(self, network: nn.Module, options: ClassifierTraining | FlowTraining) -> None:
         super().__init__()
         self.network, self.options = network, options
+        self.rate, self.decay = cast(float, options.learning_rate), cast(float, options.weight_decay)  # settled
 
     def faster(self) -> list[nn.Parameter]:
         """The parameters that learn at ten times the rate."""
@@ -91,8 +92,8 @@ class _Loop(LightningModule):
 
     def optimiser(self) -> Optimizer:
         """What moves the weights."""
-        rate, decay = self.options.learning_rate, self.options.weight_decay
-        return AdamW(parameter_groups(self.network, rate, decay, self.faster()), betas=(0.9, 0.99))
+        groups = parameter_groups(self.network, self.rate, self.decay, self.faster())
+        return AdamW(groups, betas=(0.9, 0.99))
 
     def schedule(self, optimiser: Optimizer) -> LRScheduler:
         """How the learning rates of the parameter groups go on."""
@@ -120,7 +121,7 @@ class ClassifierLoop(_Loop):
         """AdamW, or SGD as published."""
         if self.options.optimiser == "adamw":
             return super().optimiser()
-        return sgd(self.network, self.options.learning_rate, self.options.weight_decay, self.head)
+        return sgd(self.network, self.rate, self.decay, self.head)
 
     def schedule(self, optimiser: Optimizer) -> LRScheduler:
         """One cycle, or poly."""

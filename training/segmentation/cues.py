@@ -110,7 +110,8 @@ class FickleCells:
         cells = on_grid.seeds(torch.ones(1, len(channels), dtype=torch.bool), self.theta)[0].numpy()  # [gh,gw]
         labels = np.full(IGNORE + 1, IGNORE, np.uint8)
         labels[1 : len(channels) + 1] = np.array(image.tags) + 1
-        return labels[cells]
+        grid: ImageArray = labels[cells]
+        return grid
 
 
 def grid_labels(maps: Tensor, labels: Sequence[int], theta: float) -> ImageArray:
