@@ -39,7 +39,8 @@ def crf_of_grid(size_hw: tuple[int, int]) -> CrfOptions:
     """The published kernels on a grid of [h, w] cells: as large a part of the image as on 41 cells."""
     scale = max(size_hw) / PUBLISHED_CELLS
     usual = CrfOptions()
-    return replace(usual, gaussian_px=scale * usual.gaussian_px, bilateral_px=scale * usual.bilateral_px)
+    gaussian_px = max(checks.MIN_DEVIATION, scale * usual.gaussian_px)
+    return replace(usual, gaussian_px=gaussian_px, bilateral_px=scale * usual.bilateral_px)
 
 
 TRAINING_CRF = CrfOptions()
