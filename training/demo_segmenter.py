@@ -31,6 +31,8 @@ from f2f.training.segmentation.training_options import CueOptions, SegmenterExpo
 from f2f.training.synth import CLASSES, SynthOptions, synth
 
 IMAGES, HELD_OUT_VIDEOS = 240, 6
+SIDE_PX = 161
+"""of the squares that images are warped to, in training and in use"""
 STEPS = 160
 """about a minute on two cores"""
 _HEADINGS = ("frame of a held-out video", "segmenter", "exact mask")
@@ -92,7 +94,7 @@ def train_and_export(folders: Folders, labels: Path) -> None:
             out=folders.training,
             weights=Path("demo"),
             width=0.75,
-            side_px=161,
+            side_px=SIDE_PX,
             batch_size=16,
             steps=STEPS,
             optimiser="adamw",
@@ -110,7 +112,7 @@ def segment_held_out(folders: Folders, console: Console) -> None:
             model=str(folders.network),
             source=folders.web / "videos",
             out=folders.segmented,
-            inference=InferenceOptions(scales=(0.75, 1.0), flip=True),
+            inference=InferenceOptions(squares=(SIDE_PX,), flip=True),
         )
     )
     names = read_class_names(folders.segmented / "labels.txt")
