@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from f2f.engine.runtimes.network import Network
 from f2f.engine.runtimes.open import open_network
 from f2f.engine.saliency import CLASSICAL_THETA_B, classical_saliency
 from f2f.engine.stage import StageClock, per_window
-from f2f.engine.types import AggregatedWindow, LabelledWindow, VideoEnd
+from f2f.engine.types import IGNORE, AggregatedWindow, LabelledWindow, VideoEnd
 from f2f.kernels import compose_labels
 
 _CLASSICAL = "minimum barrier + backgroundness, version 1"
@@ -68,5 +69,20 @@ def decide_background(
         classes = torch.tensor([window.classes])  # [1, P]
         (labels,) = compose_labels(aggregated.bits[None], classes, prior, saliency.theta_b)  # [1, H, W]
         return LabelledWindow(window, labels.numpy())
+
+    yield from per_window("background", work, windows, clock)
+
+
+def doubt_background(
+    windows: Iterator[LabelledWindow | VideoEnd], saliency: Saliency, clock: StageClock
+) -> Iterator[LabelledWindow | VideoEnd]:
+    """Masks in which background that is salient is ignored: a part of an object that no frame activated may be."""
+    prior = saliency.prior
+    assert prior is not None, "LabelOptions refuses it"
+
+    def work(labelled: LabelledWindow) -> LabelledWindow:
+        salient = prior(to_tensor([labelled.window.frames[-1].image]))[0, 0] >= saliency.theta_b  # [H, W]
+        unsure = (labelled.labels == 0) & salient.numpy()
+        return replace(labelled, labels=np.where(unsure, IGNORE, labelled.labels).astype(np.uint8))
 
     yield from per_window("background", work, windows, clock)

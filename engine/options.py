@@ -146,8 +146,8 @@ class BackgroundOptions:
     """Which pixels are called background (paper §3.4)."""
 
     theta_b: float | None = None
-    """rule paper: a pixel of no class is background where its saliency is below this (default: the network's own, else
-    0.12)"""
+    """rule paper, and f2f with --sure-background: a pixel of no class is background where its saliency is below this
+    (default: the network's own, else 0.12)"""
 
     def __post_init__(self) -> None:
         _unit_interval("theta_b", self.theta_b)
@@ -166,6 +166,9 @@ class RuleOptions:
     """rule f2f: a pixel whose likeliest label has a lower probability is ignored"""
     confidence: bool = False
     """rule f2f: also write voc/Confidence/<id>.png, the probability of every pixel's label (255: certain)"""
+    sure_background: bool = False
+    """rule f2f: background that is salient is ignored, for it may be a part of the object; for trainings that grow
+    seeds"""
     min_quality: float = 0.0
     """rule f2f: leave out masks whose estimated IoU (`quality` in labels.parquet; rule paper gives none) is below this,
     after windows are chosen and counted (0: keep all)"""
@@ -176,8 +179,8 @@ class RuleOptions:
         _unit_interval("sure", self.sure)
         has_probabilities = self.rule == "f2f"
         _unit_interval("min_quality", self.min_quality)
-        for name, asked in (("confidence", self.confidence), ("min_quality", self.min_quality)):
-            _require(has_probabilities or not asked, name, f"with --rule {self.rule}", "--rule f2f")
+        for name in ("confidence", "sure_background", "min_quality"):
+            _require(has_probabilities or not getattr(self, name), name, f"with --rule {self.rule}", "--rule f2f")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +232,8 @@ class LabelOptions:
     flow: str = "auto"
     """optical flow: a network file, dis (OpenCV), demo (bundled), auto (dis where OpenCV is installed, else demo)"""
     saliency: str = "classical"
-    """rule paper: foreground prior that decides background: classical (weight-free), none, or a network file"""
+    """rule paper, and f2f with --sure-background: foreground prior that decides background: classical (weight-free),
+    none, or a network file"""
     sources: SourceOptions = field(default_factory=SourceOptions)
     decode: DecodeOptions = field(default_factory=DecodeOptions)
     classify: ClassifyOptions = field(default_factory=ClassifyOptions)
@@ -240,6 +244,12 @@ class LabelOptions:
     aggregation: RuleOptions = field(default_factory=RuleOptions)
     write: WriteOptions = field(default_factory=WriteOptions)
     runtimes: RuntimeOptions = field(default_factory=RuntimeOptions)
+
+    def __post_init__(self) -> None:
+        asked = self.aggregation.sure_background
+        _require(
+            not asked or self.saliency != "none", "saliency", "none with --sure-background", "classical or a network"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import av
 import torch
 
 from f2f.engine.aggregate import aggregate
-from f2f.engine.background import Saliency, decide_background, open_saliency
+from f2f.engine.background import Saliency, decide_background, doubt_background, open_saliency
 from f2f.engine.cam import Activation, MultiScaleCams, activate, activate_softly
 from f2f.engine.classify import Classifier, classify, without_scores
 from f2f.engine.errors import MachineError, UsageError
@@ -187,13 +187,14 @@ def _by_evidence(
     writer: ShardWriter,
     clock: StageClock,
 ) -> Iterator[LabelledWindow | VideoEnd]:
-    """cam -> flow, both ways -> aggregate -> refine."""
+    """cam -> flow, both ways -> aggregate -> refine, and background where asked."""
     soft = activate_softly(windows, cams, clock)
     moving = follow_both_ways(soft, networks.flow, options.motion, clock)
     if options.write.debug_dir:
         moving = picture_flow(moving, options.write.debug_dir, writer.name, clock)
     evident = weigh(moving, clock)
-    return refine(evident, options.aggregation.theta, options.aggregation.sure, clock)
+    refined = refine(evident, options.aggregation.theta, options.aggregation.sure, clock)
+    return doubt_background(refined, networks.saliency, clock) if options.aggregation.sure_background else refined
 
 
 def _decisive(options: LabelOptions, networks: Networks, query_map: Mapping[str, str]) -> dict[str, Any]:

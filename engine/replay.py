@@ -93,8 +93,9 @@ def _options(run: Path, pinned: Mapping[str, Any], asked: Mapping[str, str | Non
         kind: Any = entry.default_factory
         if isinstance(kind, type):
             parts[entry.name] = kind(**{part.name: flat[part.name] for part in fields(kind) if part.name in flat})
-    options = LabelOptions(**{name: given[name] for name in asked}, out=run, saliency="none", **parts)
-    return replace(options, decode=replace(options.decode, decoders=1))
+    parts["decode"] = replace(parts["decode"], decoders=1)
+    parts["aggregation"] = replace(parts["aggregation"], sure_background=False)  # for which saliency would be opened
+    return LabelOptions(**{name: given[name] for name in asked}, out=run, saliency="none", **parts)
 
 
 def _refuse_other_networks(pinned: Mapping[str, Any], networks: Networks, options: LabelOptions) -> None:

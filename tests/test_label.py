@@ -35,7 +35,7 @@ from PIL import Image
 
 from f2f.engine import Progress, RunMismatchError, Summary, UsageError, label, read_summary
 from f2f.engine.cli import main
-from f2f.engine.options import SourceOptions
+from f2f.engine.options import RuleOptions, SourceOptions
 from f2f.engine.write import voc_palette
 
 NAMES = tuple(f"{query}/{number}.mp4" for query in CLASSES for number in range(2))
@@ -158,6 +158,30 @@ def test_unsure_pixels_are_ignored(videos: Path, tmp_path: Path, networks: TinyN
         confidence = np.asarray(Image.open(tmp_path / "out" / "voc" / "Confidence" / f"{mask['id']}.png")) / 255
         assert (labels[confidence < 0.895] == 255).all()
         assert (labels[confidence > 0.905] != 255).all()
+
+
+def test_sure_background_is_what_both_rules_call_so(videos: Path, tmp_path: Path, networks: TinyNetworks) -> None:
+    usual = Setup(rule="f2f", saliency="classical", max_windows=1).options(videos, tmp_path / "out", networks)
+    sure = replace(usual, out=tmp_path / "sure", aggregation=replace(usual.aggregation, sure_background=True))
+    paper = replace(usual, out=tmp_path / "paper", aggregation=RuleOptions(rule="paper"))
+    for options in (usual, sure, paper):
+        label(options)
+    ignored = 0
+    for mask in masks(tmp_path / "out"):
+        file = f"voc/SegmentationClass/{mask['id']}.png"
+        likeliest, doubted, united = (np.asarray(Image.open(one.out / file)) for one in (usual, sure, paper))
+        unsure = (likeliest == 0) & (united == 255)
+        known = (likeliest != 0) | (united == 0)  # and where the paper's rule has a class, saliency is not to be seen
+        assert (doubted[unsure] == 255).all()
+        assert (doubted[known] == likeliest[known]).all()
+        ignored += int(unsure.sum())
+    assert ignored > 0
+
+
+def test_sure_background_needs_saliency(videos: Path, tmp_path: Path, networks: TinyNetworks) -> None:
+    options = Setup(rule="f2f", saliency="none").options(videos, tmp_path / "out", networks)
+    with pytest.raises(UsageError, match="--saliency none with --sure-background is not accepted; accepted: classical"):
+        replace(options, aggregation=replace(options.aggregation, sure_background=True))
 
 
 def test_confidence_needs_rule_f2f() -> None:
