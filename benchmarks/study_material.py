@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from study_cases import FILTERS, USUAL_FRAMES, Case
 from study_filter import classes_of, filter_row, kept_masks, masks_of, write_kept
@@ -24,7 +25,7 @@ from study_frames import FrameScores, read_scores
 from f2f.engine.evaluate import MaskEvaluation, evaluate_masks
 from f2f.engine.options import ClassifyOptions, DecodeOptions, LabelOptions, RuleOptions, RuntimeOptions, WindowOptions
 from f2f.engine.pipeline import label
-from f2f.training.options import ClassifierMethod, ClassifierTraining
+from f2f.training.options import ClassifierTraining
 from f2f.training.segmentation.cues import make_cues
 from f2f.training.segmentation.training_options import CueOptions
 from f2f.training.synth import SynthOptions, synth
@@ -35,6 +36,8 @@ IMAGES, HELD_OUT, VIDEOS = (1000, 100), (400, 500), (160, 300)
 TAU = 0.5
 """of the bundled classifier"""
 TRUSTED = "trusted"
+RULES = {"f2f": RuleOptions(rule="f2f", sure_background=True), "paper": RuleOptions(rule="paper")}
+"""background that saliency is not sure of is ignored by both, for the losses grow seeds"""
 
 
 @dataclass(frozen=True)
@@ -70,17 +73,17 @@ class Material:
     @cached_property
     def classifier(self) -> Path:
         """network.pt of the classifier, whose backbone every segmenter starts from."""
-        return self._trained("classifier", "cam")
+        return self._trained("classifier", steps=3000, learning_rate=3e-3)
 
     @cached_property
     def ficklenet(self) -> Path:
-        """network.pt of FickleNet."""
-        return self._trained("ficklenet", "ficklenet")
+        """network.pt of FickleNet; it starts from the classifier's backbone, as the published one from ImageNet's."""
+        return self._trained("ficklenet", method="ficklenet", weights=self.classifier, steps=1000, learning_rate=1e-3)
 
-    def _trained(self, name: str, method: ClassifierMethod) -> Path:
+    def _trained(self, name: str, **options: Any) -> Path:
         out = self.work / name
         if not (out / "network.pt").exists():
-            train_classifier(ClassifierTraining(images=self.images / "images", out=out, method=method, workers=1))
+            train_classifier(ClassifierTraining(images=self.images / "images", out=out, workers=1, **options))
         return out / "network.pt"
 
     def cues(self, case: Case) -> Path:
@@ -115,7 +118,7 @@ class Material:
                 classify=ClassifyOptions(trust_query=trusted),
                 decode=DecodeOptions(decoders=1),
                 window=WindowOptions(window_frames=frames, window_stride=USUAL_FRAMES, windows="all"),
-                aggregation=RuleOptions(rule="paper" if rule == "paper" else "f2f"),
+                aggregation=RULES[rule],
                 runtimes=RuntimeOptions(threads=self.threads),
             )
         )

@@ -67,13 +67,13 @@ def test_lines_say_how_far_training_is_also_where_it_goes_on(
     fit(Loop(), Samples(), Options(tmp_path, stop_at_step=30), "32-true")
     told = [line.split(", ") for line in capsys.readouterr().err.splitlines()]
     assert [line[0] for line in told] == ["step 20/30", "step 30/30"]
-    assert [line[2:] for line in told] == [["0.5 steps/s", "00:01 left"], ["0.5 steps/s", "00:00 left"]]
+    assert [line[2:] for line in told] == [["0.5 steps/s", "1 min left"], ["0.5 steps/s", "0 min left"]]
     assert float(told[0][1].removeprefix("loss ")) > 0
 
     fit(Loop(), Samples(), Options(tmp_path), "32-true")
     told = [line.split(", ") for line in capsys.readouterr().err.splitlines()]
     assert [line[0] for line in told] == [f"step {step}/100" for step in (40, 60, 80, 100)]
-    assert told[0][2:] == ["0.5 steps/s", "00:02 left"], "speed of this run: 60 steps of 2 s"
+    assert told[0][2:] == ["0.5 steps/s", "2 min left"], "speed of this run: 60 steps of 2 s"
 
 
 @pytest.mark.usefixtures("clock")
@@ -91,11 +91,11 @@ def test_on_a_terminal_it_is_one_line(
 
 def test_time_is_rounded_up_to_minutes() -> None:
     assert [hours_minutes(seconds) for seconds in (0, 1, 60, 61, 3600 * 123)] == [
-        "00:00",
-        "00:01",
-        "00:01",
-        "00:02",
-        "123:00",
+        "0 min",
+        "1 min",
+        "1 min",
+        "2 min",
+        "123 h 00 min",
     ]
 
 

@@ -60,6 +60,6 @@ class StepLines(Callback):
 
 
 def hours_minutes(seconds: float) -> str:
-    """hh:mm, rounded up."""
-    minutes = math.ceil(seconds / 60)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}"
+    """As 12 min or 3 h 05 min, rounded up."""
+    hours, minutes = divmod(math.ceil(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
