@@ -23,7 +23,7 @@ from f2f.training.segmentation.train import train_segmenter
 from f2f.training.segmentation.training_options import Method, SegmenterTraining
 
 SIDE_PX = 161
-ADAPTATION_RATE_FACTOR = 0.1
+ADAPTATION_RATE_FACTOR = 0.3
 """of the peak; the paper's 0.01 moves a network this young, in 200 steps, by nothing that can be measured"""
 WIDTH = 0.75
 _usual = partial(
