@@ -260,9 +260,12 @@ class InferenceOptions:
     """longer side in px at which the network sees images and videos; larger ones are scaled down, and an image's mask
     back up; masks of videos stay at that size"""
     scales: tuple[float, ...] = (1.0,)
-    """sizes, as factors of the image's, at which it is looked at"""
+    """sizes at which it is looked at, as factors: of the squares that images were warped to in the network's training,
+    as its file says, else of the image's own size"""
+    own_size: bool = False
+    """of its own size and in its own shape, whatever the training did"""
     squares: tuple[int, ...] = ()
-    """in place of SCALES, sides in px of squares that it is warped to, as `f2f train segmenter` does"""
+    """in place of SCALES, sides in px of the squares that it is warped to"""
     flip: bool = False
     """look at the mirror image too, at every size"""
     pool: Literal["probabilities", "logits"] = "probabilities"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,13 @@ follow_edges = partial(
 )
 """the dense CRF that SEC and DSRG are tested with"""
 _LEAST = 1e-5
+
+
+def trained_side_px(training: Mapping[str, Any]) -> int | None:
+    """The side of the squares that a training warped its images to, as a network file tells; None where it did not."""
+    options = training.get("options", {})
+    side = options.get("side_px")
+    return side if isinstance(side, int) and side > 0 and options.get("fit", "warp") == "warp" else None
 
 
 class Segmenter:
@@ -85,10 +93,17 @@ class Segmenter:
 
     def _sizes_hw(self, seen: Tensor) -> list[tuple[int, int]]:
         """Those at which the network sees it."""
-        if self._options.squares:
-            return [(side, side) for side in self._options.squares]
+        if sides_px := self._sides_px():
+            return [(side, side) for side in sides_px]
         height, width = seen.shape[-2:]
         return [(max(1, round(height * scale)), max(1, round(width * scale))) for scale in self._options.scales]
+
+    def _sides_px(self) -> Sequence[int]:
+        """Of the squares that it is warped to; none where it keeps its shape."""
+        if self._options.squares:
+            return self._options.squares
+        side = None if self._options.own_size else trained_side_px(self.info.training)
+        return [max(1, round(scale * side)) for scale in self._options.scales] if side else []
 
     def _views(self, seen: Tensor, size_hw: tuple[int, int]) -> list[Tensor]:
         """Logits [1, 1 + C, a, b] at one size, and of the mirror image if wanted."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -213,21 +214,49 @@ def test_known_tags_leave_no_other_class(model: Path) -> None:
     assert segmenter.probabilities(picture("green"), tags=[GREEN - 1]).shape == (2, 64, 96)
 
 
+class Watched:
+    """A network that notes what it sees, and says that it was trained so."""
+
+    def __init__(self, model: Path, training: dict[str, Any]) -> None:
+        self._network = open_network(str(model), "segmenter", RuntimeOptions())
+        self.info = replace(self._network.info, training=training)
+        self.seen: list[tuple[int, ...]] = []
+
+    def __call__(self, batch: Tensor) -> tuple[Tensor, ...]:
+        self.seen.append(tuple(batch.shape))
+        return self._network(batch)
+
+
+@pytest.mark.parametrize(
+    ("training", "looks", "sizes"),
+    [
+        ({}, {}, [(64, 96)]),
+        ({"options": {"side_px": 40, "fit": "warp"}}, {}, [(40, 40)]),
+        ({"options": {"side_px": 40}}, {"scales": (0.5, 2.0)}, [(20, 20), (80, 80)]),
+        ({"options": {"side_px": 40, "fit": "crop"}}, {"scales": (0.5,)}, [(32, 48)]),
+        ({"options": {"side_px": 40, "fit": "warp"}}, {"own_size": True}, [(64, 96)]),
+        ({"options": {"side_px": 40, "fit": "warp"}}, {"squares": (64,)}, [(64, 64)]),
+        ({"options": {"side_px": "large"}}, {}, [(64, 96)]),
+    ],
+)
+def test_an_image_is_seen_as_in_the_training(
+    model: Path, training: dict[str, Any], looks: dict[str, Any], sizes: list[tuple[int, int]]
+) -> None:
+    watched = Watched(model, training)
+    labels = Segmenter(watched, InferenceOptions(**looks))(picture("green"))
+    padded = [
+        tuple(-(-side // watched.info.size_multiple) * watched.info.size_multiple for side in size) for size in sizes
+    ]
+    assert [shape[2:] for shape in watched.seen] == padded
+    assert labels.shape == (64, 96)
+
+
 @pytest.mark.parametrize("pool", ["probabilities", "logits"])
 def test_squares_replace_the_images_own_shape(model: Path, pool: Literal["probabilities", "logits"]) -> None:
-    network = open_network(str(model), "segmenter", RuntimeOptions())
-    seen: list[tuple[int, ...]] = []
-
-    class Watched:
-        info = network.info
-
-        def __call__(self, batch: Tensor) -> tuple[Tensor, ...]:
-            seen.append(tuple(batch.shape))
-            return network(batch)
-
+    watched = Watched(model, {})
     options = InferenceOptions(squares=(40, 64), scales=(2.0,), flip=True, pool=pool)
-    labels = Segmenter(Watched(), options)(picture("green"))
-    assert seen == [(1, 3, 40, 40)] * 2 + [(1, 3, 64, 64)] * 2
+    labels = Segmenter(watched, options)(picture("green"))
+    assert watched.seen == [(1, 3, 40, 40)] * 2 + [(1, 3, 64, 64)] * 2
     assert labels.shape == (64, 96)
     assert iou(labels == GREEN, square()) > 0.7
 

@@ -89,7 +89,8 @@ def test_it_runs_without_torch_and_finds_what_f2f_segment_finds(
     images, alone = str(voc / "JPEGImages"), tmp_path / "alone"
     alone.mkdir()
     subprocess.run([sys.executable, "-c", WITHOUT_TORCH, exported, images, str(alone)], check=True)
-    assert main(["segment", exported, images, "--out", str(tmp_path / "out"), "--no-overlays"]) == 0
+    options = ["--out", str(tmp_path / "out"), "--own-size", "--no-overlays"]
+    assert main(["segment", exported, images, *options]) == 0
     wanted, found = label_maps(tmp_path / "out" / "masks"), label_maps(alone)
     assert found.keys() == wanted.keys()
     assert len(found) == 9
@@ -121,8 +122,7 @@ def test_what_float16_costs_is_measured_and_told(
     told = facts(half)
     for name, exported in (("miou_float32", model), ("miou_float16", half)):
         out = tmp_path / name
-        looks = ["--squares", "65", "--no-overlays"]  # as it was trained
-        assert main(["segment", str(exported), str(voc / "JPEGImages"), "--out", str(out), *looks]) == 0
+        assert main(["segment", str(exported), str(voc / "JPEGImages"), "--out", str(out), "--no-overlays"]) == 0
         found, truth = label_maps(out / "masks"), label_maps(voc / "SegmentationClass")
         iou = []
         for label in range(len(VOC_CLASSES) + 1):

@@ -32,7 +32,7 @@ from f2f.training.synth import CLASSES, SynthOptions, synth
 
 IMAGES, HELD_OUT_VIDEOS = 240, 6
 SIDE_PX = 161
-"""of the squares that images are warped to, in training and in use"""
+"""of the squares that images are warped to"""
 STEPS = 160
 """about a minute on two cores"""
 _HEADINGS = ("frame of a held-out video", "segmenter", "exact mask")
@@ -112,7 +112,7 @@ def segment_held_out(folders: Folders, console: Console) -> None:
             model=str(folders.network),
             source=folders.web / "videos",
             out=folders.segmented,
-            inference=InferenceOptions(squares=(SIDE_PX,), flip=True),
+            inference=InferenceOptions(flip=True),
         )
     )
     names = read_class_names(folders.segmented / "labels.txt")

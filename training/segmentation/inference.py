@@ -14,6 +14,7 @@ from f2f.engine.errors import UsageError
 from f2f.engine.options import InferenceOptions
 from f2f.engine.picture import open_image
 from f2f.engine.runtimes.network import NetworkInfo
+from f2f.engine.segmenter import trained_side_px
 from f2f.engine.types import ImageArray
 from f2f.training.options import Accelerator
 from f2f.training.segmentation.deeplab import FullSize
@@ -41,10 +42,10 @@ def as_trained(training: Mapping[str, Any], scales: Sequence[float] = (1.0,)) ->
         training: what network.pt or an exported file says of it: warped to squares, or as large as it came.
         scales: the factors.
     """
-    told = training.get("options", {})
-    if "side_px" not in told or told.get("fit", "warp") == "crop":
+    side = trained_side_px(training)
+    if side is None:
         return InferenceOptions(scales=tuple(scales))
-    return InferenceOptions(squares=tuple(max(1, round(scale * told["side_px"])) for scale in scales))
+    return InferenceOptions(squares=tuple(max(1, round(scale * side)) for scale in scales))
 
 
 def device_of(accelerator: Accelerator) -> torch.device:
