@@ -8,7 +8,7 @@ CPP_TESTS := $(wildcard csrc/tests/*.cpp)
 WHEEL := build/wheel-check
 export PYTHONSAFEPATH = 1
 
-.PHONY: demo test lint types format sanitize wheel-check bench-kernels setup clean
+.PHONY: demo test lint types format sanitize wheel-check bench-kernels study setup clean
 
 demo: setup
 	$(BIN)/f2f demo --out out/demo
@@ -56,6 +56,14 @@ bench-kernels: setup
 	PYTHONSAFEPATH= $(BIN)/python benchmarks/kernels.py $(BENCH)
 	PYTHONSAFEPATH= $(BIN)/python benchmarks/tables.py
 	PYTHONSAFEPATH= $(BIN)/python benchmarks/roofline.py
+
+# What labelled videos are worth to a segmenter: many trainings, each a row of results; stopped, it goes on where it was.
+# STUDY='--hours 2' ends it in time.
+study: setup
+	CXX=$(CXX) $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[cpu,export,train,dis,bench]'
+	PYTHONSAFEPATH= OMP_NUM_THREADS=1 $(BIN)/python benchmarks/study.py $(STUDY)
+	PYTHONSAFEPATH= $(BIN)/python benchmarks/tables.py
 
 setup: $(READY)
 

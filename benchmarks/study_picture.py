@@ -59,7 +59,7 @@ def _draw_table(axes: plt.Axes, rows: Sequence[Row]) -> None:
     width = 0.8 / len(_DATA)
     for place, (data, colour) in enumerate(_DATA.items()):
         for group, method in enumerate(METHODS):
-            if values := chosen(rows, method=method, data=data, **_usual(data)):
+            if values := chosen(rows, method=method, data=data, **usual_videos(data)):
                 mean, std = mean_std(values)
                 left = group + (place - (len(_DATA) - 1) / 2) * width
                 label = _DATA_LABELS[data] if group == 0 else None
@@ -72,7 +72,8 @@ def _draw_table(axes: plt.Axes, rows: Sequence[Row]) -> None:
     _plain(axes, "Table 5 in shape", "mean IoU (%)")
 
 
-def _usual(data: str) -> dict[str, object]:
+def usual_videos(data: str) -> dict[str, object]:
+    """The fields of a row of study.csv that has the usual masks of V, or none."""
     videos = {"rule": "f2f", "frames": 5} if "V" in data else {"rule": "", "frames": 0}
     return {**videos, "samples": 0, "kept": ""}
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from record import read_rows
+from study_table import filter_table, frames_table, study_table
 
 README = Path(__file__).parents[1] / "README.md"
 _BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -52,11 +54,7 @@ _OTHERS = ("torch eager", "torch compile", "opencv", "kornia", "localcorr", "pyd
 
 def markdown(name: str) -> str:
     """The rows of `results/<name>.csv` as a Markdown table, with where they were measured below."""
-    rows = quality_scores() if name == "quality_score" else read_rows(name)
-    if name in _HEADLINES:
-        rows = condensed(name, rows)
-    if name == "flow":
-        rows = flow_methods(rows)
+    rows = _MADE[name]() if name in _MADE else read_rows(name)
     columns = [column for column in rows[0] if column not in _HIDDEN and any(row[column] != _NOTHING for row in rows)]
     lines = [_line([column.replace("_", " ") for column in columns]), _line(["---"] * len(columns))]
     lines += [_line([row[column] for column in columns]) for row in rows]
@@ -180,6 +178,17 @@ def _compared(row: dict[str, str] | None, ours: dict[str, str]) -> str:
 def _ms(row: dict[str, str]) -> str:
     value = float(row["p50_ms"])
     return f"{value:.0f} ms" if value >= 100 else f"{value:.2g} ms" if value < 1 else f"{value:.3g} ms"
+
+
+_MADE: dict[str, Callable[[], list[dict[str, str]]]] = {
+    **{name: partial(lambda name: condensed(name, read_rows(name)), name) for name in _HEADLINES},
+    "flow": lambda: flow_methods(read_rows("flow")),
+    "quality_score": quality_scores,
+    "study": lambda: study_table(read_rows("study")),
+    "study_frames": lambda: frames_table(read_rows("study"), read_rows("study_labels")),
+    "study_filter": lambda: filter_table(read_rows("study"), read_rows("study_filter")),
+}
+"""tables that are not the rows of results as they are"""
 
 
 def with_tables(text: str) -> str:
