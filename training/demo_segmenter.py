@@ -30,11 +30,11 @@ from f2f.training.segmentation.train import train_segmenter
 from f2f.training.segmentation.training_options import CueOptions, SegmenterExport, SegmenterTraining
 from f2f.training.synth import CLASSES, SynthOptions, synth
 
-IMAGES, HELD_OUT_VIDEOS = 240, 6
-SIDE_PX = 161
+IMAGES, HELD_OUT_VIDEOS, HELD_OUT_SECONDS = 200, 6, 3.0
+SIDE_PX = 129
 """of the squares that images are warped to"""
 STEPS = 160
-"""about a minute on two cores"""
+"""less than a minute on two cores"""
 _HEADINGS = ("frame of a held-out video", "segmenter", "exact mask")
 
 
@@ -75,7 +75,7 @@ def render_web(folders: Folders, seed: int) -> None:
     if not folders.web.exists():
         unfinished = folders.web.with_name("web.part")
         shutil.rmtree(unfinished, ignore_errors=True)
-        synth(SynthOptions(out=unfinished, videos=HELD_OUT_VIDEOS, images=IMAGES, seed=seed, seconds=3))
+        synth(SynthOptions(out=unfinished, videos=HELD_OUT_VIDEOS, images=IMAGES, seed=seed, seconds=HELD_OUT_SECONDS))
         unfinished.rename(folders.web)
 
 
@@ -95,7 +95,7 @@ def train_and_export(folders: Folders, labels: Path) -> None:
             weights=Path("demo"),
             width=0.75,
             side_px=SIDE_PX,
-            batch_size=16,
+            batch_size=12,
             steps=STEPS,
             optimiser="adamw",
             schedule="one-cycle",
