@@ -19,9 +19,9 @@ from f2f.engine.runtimes.open import bundled
 from f2f.training.checkpoint import save_network
 from f2f.training.classifier import CamClassifier
 from f2f.training.imagenet import load_backbone
+from f2f.training.saliency.network import SaliencyNetwork, saliency_loss
 from f2f.training.segmentation.backbones import backbone
 from f2f.training.segmentation.deeplab import segmenter
-from f2f.training.segmentation.dss import SaliencyNetwork, saliency_loss
 
 VOC = [f"class{number}" for number in range(20)]
 BACKBONES = ["vgg16", "resnet50", "resnet101", "small"]

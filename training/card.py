@@ -11,7 +11,7 @@ from typing import Any, Literal
 class NetworkCard:
     """What the metadata of an exported network says about it."""
 
-    kind: Literal["classifier", "flow", "segmenter"]
+    kind: Literal["classifier", "flow", "saliency", "segmenter"]
     classes: tuple[str, ...] = ()
     """channel order, no background"""
     defaults: dict[str, float] = field(default_factory=dict)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from f2f.engine.errors import UsageError
+from f2f.engine.runtimes.network import Kind
 from f2f.training.card import NetworkCard
 from f2f.training.classifier import CamClassifier
 from f2f.training.imagenet import load_backbone, load_class_map, load_torchvision, load_weights
@@ -32,16 +33,14 @@ pass for their query (0.5: 35 %, 0.9: 6 %), 21 % for another class (0.5: 8 %), a
 (0.3: four, 0.9: one). theta_f 0.4 is the value at which single frames' and unions' masks are compared in the README."""
 
 
-def save_network(
-    path: Path, kind: Literal["classifier", "flow", "segmenter"], network: nn.Module, **facts: Any
-) -> None:
+def save_network(path: Path, kind: Kind, network: nn.Module, **facts: Any) -> None:
     """Write network.pt: kind, weights and the facts that rebuild and describe the network."""
     partial = path.with_name(f".{path.name}.partial")
     torch.save({"kind": kind, "state_dict": network.state_dict(), **facts}, partial)
     partial.replace(path)
 
 
-def read_network(path: Path, kind: Literal["classifier", "flow", "segmenter"]) -> dict[str, Any]:
+def read_network(path: Path, kind: Kind) -> dict[str, Any]:
     """Read a network.pt of the kind asked for."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

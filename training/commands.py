@@ -10,6 +10,7 @@ from f2f.training.options import (
     FlowExport,
     FlowTraining,
 )
+from f2f.training.saliency.options import SaliencyEvaluation, SaliencyExport, SaliencyTraining
 from f2f.training.segmentation.adaptation_options import SegmenterAdaptation, SegmenterRetraining
 from f2f.training.segmentation.options import SecCues, VocAugmentation, VocEvaluation, YoutubeEvaluation
 from f2f.training.segmentation.training_options import CueOptions, SegmenterExport, SegmenterTraining
@@ -33,6 +34,18 @@ def train_flow(options: FlowTraining) -> int:
     from f2f.training.train import train_flow as train
 
     print(f"wrote {train(options)}")
+    return 0
+
+
+def train_saliency(options: SaliencyTraining) -> int:
+    """Train DSS, a saliency network, on images with masks; running it again goes on where it stopped."""
+    from f2f.training.checkpoint import read_network
+    from f2f.training.saliency.table import held_out_line
+    from f2f.training.saliency.train import train_saliency as train
+
+    path = train(options)
+    print(f"wrote {path}")
+    print(held_out_line(read_network(path, "saliency")["training"]["held_out"]))
     return 0
 
 
@@ -91,6 +104,14 @@ def export_flow(options: FlowExport) -> int:
     return 0
 
 
+def export_saliency(options: SaliencyExport) -> int:
+    """Write a saliency network (our own checkpoint or a released one in the manner of U²-Net), for `f2f label`."""
+    from f2f.training.saliency.export import export_saliency as export
+
+    print(f"wrote {export(options)}")
+    return 0
+
+
 def export_segmenter(options: SegmenterExport) -> int:
     """Write a segmenter (our own checkpoint) as .onnx or .pt2, for `f2f segment`."""
     from f2f.training.export import export_segmenter as export
@@ -138,6 +159,28 @@ def eval_flow(options: FlowEvaluation, *, json: bool = False) -> int:
         print(scores_as_json(scores))
     else:
         print_scores(scores, Console())
+    return 0
+
+
+def eval_saliency(options: SaliencyEvaluation, *, json: bool = False) -> int:
+    """Measure saliency beside exact masks: its error, its F, and what the engine would call background by it.
+
+    Args:
+        options: what is measured, and on what.
+        json: print JSON instead of a table
+    """
+    from rich.console import Console
+
+    from f2f.engine.progress import show_inputs
+    from f2f.training.saliency.evaluate import evaluate_saliency
+    from f2f.training.saliency.table import print_saliency_scores, saliency_scores_as_json
+
+    with show_inputs() as on_image:
+        scores = evaluate_saliency(options, on_image)
+    if json:
+        print(saliency_scores_as_json(scores))
+    else:
+        print_saliency_scores(scores, Console())
     return 0
 
 

@@ -45,7 +45,7 @@ PARITY = 1e-4
 """largest accepted difference to torch, relative to the largest value of an output"""
 HALF_PARITY = 2e-2
 """the same of a network in float16 to itself in float32"""
-_Runner = Callable[[Tensor], Sequence[Tensor]]
+Runner = Callable[[Tensor], Sequence[Tensor]]
 """runs an exported file: input -> outputs"""
 
 
@@ -80,6 +80,15 @@ CONTRACTS: dict[str, Contract] = {
             "flow": {0: "batch", 1: "pairs", 3: "height", 4: "width"},
         },
         trials=((2, 3, 3, 128, 192), (1, 2, 3, 100, 141), (1, 5, 3, 130, 67)),
+    ),
+    "saliency": Contract(
+        input="image",
+        outputs=("saliency",),
+        axes={
+            "image": {0: "batch", 2: "height", 3: "width"},
+            "saliency": {0: "batch", 2: "height", 3: "width"},
+        },
+        trials=((2, 3, 160, 224), (1, 3, 213, 131), (3, 3, 96, 250)),
     ),
     "segmenter": Contract(
         input="image",
@@ -153,11 +162,11 @@ def export_network(network: nn.Module, card: NetworkCard, out: Path, whole: nn.M
     return out
 
 
-def _write_onnx(network: nn.Module, card: NetworkCard, path: Path) -> _Runner:
+def _write_onnx(network: nn.Module, card: NetworkCard, path: Path) -> Runner:
     import onnx
 
     contract = CONTRACTS[card.kind]
-    with _quiet_exporter():
+    with quiet_exporter():
         torch.onnx.export(
             network,
             (trial_input(contract.trials[0]),),
@@ -173,7 +182,7 @@ def _write_onnx(network: nn.Module, card: NetworkCard, path: Path) -> _Runner:
     onnx.helper.set_model_props(model, card.metadata())
     onnx.save(model, path)
     onnx.checker.check_model(str(path))
-    return _onnx_runner(path)
+    return onnx_runner(path)
 
 
 def check_onnx(model: Any) -> None:
@@ -188,7 +197,8 @@ def check_onnx(model: Any) -> None:
                 raise F2FError(f"GridSample {node.name} has the mode {modes}; accepted: bilinear")
 
 
-def _onnx_runner(path: Path) -> _Runner:
+def onnx_runner(path: Path) -> Runner:
+    """Runs a file by ONNX Runtime."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -200,12 +210,12 @@ def _onnx_runner(path: Path) -> _Runner:
     return lambda image: [torch.from_numpy(output) for output in session.run(None, {name: image.numpy()})]
 
 
-def _write_pt2(network: nn.Module, card: NetworkCard, path: Path) -> _Runner:
+def _write_pt2(network: nn.Module, card: NetworkCard, path: Path) -> Runner:
     contract = CONTRACTS[card.kind]
     free = dict.fromkeys(contract.axes[contract.input], torch.export.Dim.DYNAMIC)
     # Without it, a free size is refused where it may be 1: one image, or one pair of frames.
     patch: Any = shape_config.patch  # type: ignore[attr-defined]
-    with _quiet_exporter(), patch(backed_size_oblivious=True):
+    with quiet_exporter(), patch(backed_size_oblivious=True):
         program = torch.export.export(network, (trial_input(contract.trials[0]),), dynamic_shapes=(free,), strict=False)
     torch.export.save(program, path, extra_files={"f2f.json": json.dumps(card.metadata())})
     run = torch.export.load(path).module()
@@ -218,7 +228,7 @@ def _write_pt2(network: nn.Module, card: NetworkCard, path: Path) -> _Runner:
 
 
 @contextmanager
-def _quiet_exporter() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Hush what the exporters say about themselves (the TorchScript one's deprecation, shape solver noise)."""
     solver = logging.getLogger("torch.fx.experimental.symbolic_shapes")
     level = solver.level
@@ -245,19 +255,24 @@ def _count(shape: Sequence[int]) -> int:
     return int(torch.tensor(shape[:-3]).prod())
 
 
-def _check_parity(network: nn.Module, contract: Contract, run: _Runner, most: float) -> None:
+def _check_parity(network: nn.Module, contract: Contract, run: Runner, most: float) -> None:
     network.eval().cpu()
     for shape in contract.trials:
         image = trial_input(shape)
         expected = network(image)
         expected = (expected,) if isinstance(expected, Tensor) else expected
         for name, wanted, given in zip(contract.outputs, expected, run(image), strict=True):
-            difference = relative_difference(wanted, given)
-            if not difference <= most:
-                raise F2FError(
-                    f"the exported network differs from torch: {name} of a {tuple(shape)} input by {difference:.1e}; "
-                    f"accepted: {most:.0e}; nothing was written"
-                )
+            check_difference(f"{name} of a {tuple(shape)} input", wanted, given, most)
+
+
+def check_difference(name: str, expected: Tensor, given: Tensor, most: float) -> None:
+    """Refuse an exported network whose output is not the expected one; see `relative_difference`."""
+    difference = relative_difference(expected, given)
+    if not difference <= most:
+        raise F2FError(
+            f"the exported network differs from torch: {name} by {difference:.1e}; accepted: {most:.0e}; nothing was "
+            "written"
+        )
 
 
 def relative_difference(expected: Tensor, given: Tensor) -> float:

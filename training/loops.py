@@ -25,10 +25,12 @@ from f2f.training.losses import classifier_loss, matching_loss, multiscale_flow_
 from f2f.training.optimisers import one_cycle, parameter_groups, poly, sgd
 from f2f.training.options import ClassifierTraining, FlowTraining
 from f2f.training.pwcnet import FLOW_UNIT_PX, PWCNet, standardise
+from f2f.training.saliency.options import SaliencyTraining
 from f2f.training.segmentation.ficklenet import FickleNet
 from f2f.training.step_pictures import picture_due, save_step_picture
 
 Sample = tuple[Tensor, Tensor]
+AnyTraining = ClassifierTraining | FlowTraining | SaliencyTraining
 MATCHING_SHARE = 0.4
 """of the training, in which the matching loss fades out"""
 HALVED_AT_SIXTHS = (2, 3, 4, 5)
@@ -40,7 +42,7 @@ WHITE_ERROR_PX = 5.0
 class _Remaining(Sampler[int]):
     """The sample numbers of all steps; iterating begins at the step that training stands at."""
 
-    def __init__(self, module: LightningDataModule, options: ClassifierTraining | FlowTraining) -> None:
+    def __init__(self, module: LightningDataModule, options: AnyTraining) -> None:
         self.module, self.options = module, options
 
     def __len__(self) -> int:
@@ -54,7 +56,7 @@ class _Remaining(Sampler[int]):
 class Samples(LightningDataModule):
     """Serves samples by their running number."""
 
-    def __init__(self, dataset: Dataset[Sample], options: ClassifierTraining | FlowTraining) -> None:
+    def __init__(self, dataset: Dataset[Sample], options: AnyTraining) -> None:
         super().__init__()
         self.dataset, self.options = dataset, options
 
@@ -70,10 +72,10 @@ class Samples(LightningDataModule):
         )
 
 
-class _Loop(LightningModule):
+class Loop(LightningModule):
     """AdamW, on a one-cycle schedule over all steps, if the kind of training has no other."""
 
-    def __init__(self, network: nn.Module, options: ClassifierTraining | FlowTraining) -> None:
+    def __init__(self, network: nn.Module, options: AnyTraining) -> None:
         super().__init__()
         self.network, self.options = network, options
         self.rate, self.decay = cast(float, options.learning_rate), cast(float, options.weight_decay)  # settled
@@ -100,7 +102,7 @@ class _Loop(LightningModule):
         return one_cycle(optimiser, self.options.steps)
 
 
-class ClassifierLoop(_Loop):
+class ClassifierLoop(Loop):
     """Tags from images: binary cross-entropy on the pooled CAM.
 
     What a step drops by chance is a function of the seed and the step, of FickleNet one selection per image: a run
@@ -137,7 +139,7 @@ class ClassifierLoop(_Loop):
         return loss
 
 
-class FlowLoop(_Loop):
+class FlowLoop(Loop):
     """Flow from pairs: multi-scale error, at first with the matching loss beside it.
 
     Logs, over the pixels whose flow is known, `epe_px` and `outliers` (KITTI's Fl: the share that is more than 3 px and
