@@ -22,7 +22,7 @@ from f2f.engine.errors import UsageError
 from f2f.training.export import quiet_exporter
 from f2f.training.saliency.network import stretched
 from f2f.training.saliency.options import Style
-from f2f.training.saliency.sizes import resampling
+from f2f.training.saliency.sizes import resampled, resampling
 from f2f.training.segmentation.backbones import IMAGENET_MEAN, IMAGENET_STD, Normalise
 
 USUAL_SIDE_PX = 320
@@ -64,7 +64,7 @@ class Before(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
         (height, width), (h, w) = image.shape[-2:], self.size_hw
-        small = resampling(height, h) @ image @ resampling(width, w).T
+        small = resampled(image, resampling(height, h), resampling(width, w))
         if self.wanted.over_maximum:
             small = small / small.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
         return self.normalise(small), resampling(h, height), resampling(w, width)
@@ -81,7 +81,7 @@ class After(nn.Module):
         """See the class."""
         maps = found.sigmoid() if self.sigmoid else found
         maps = stretched(maps) if self.stretch else maps
-        return (rows @ maps @ columns.T).clamp(0, 1)
+        return resampled(maps, rows, columns).clamp(0, 1)
 
 
 @dataclass(frozen=True)

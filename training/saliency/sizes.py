@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -23,4 +24,10 @@ def warped(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
     rows, columns = (
         resampling(given, wanted).to(maps.device) for given, wanted in zip(maps.shape[-2:], size_hw, strict=True)
     )
-    return rows @ maps @ columns.T
+    return resampled(maps, rows, columns)
+
+
+def resampled(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Maps [B,C,H,W] by the weights of `resampling`, [h,H] and [w,W] -> [B,C,h,w]."""
+    wide = F.linear(maps, columns).transpose(2, 3)  # [B,C,w,H]; `@` would make graphs that refuse one image
+    return F.linear(wide, rows).transpose(2, 3)
