@@ -14,7 +14,7 @@ from f2f.engine.errors import UsageError
 from f2f.engine.options import RuntimeOptions
 from f2f.training.checkpoint import read_network, save_network
 from f2f.training.imagenet import load_weights
-from f2f.training.saliency.network import SaliencyNetwork
+from f2f.training.saliency.network import BACKBONES, SaliencyNetwork
 from f2f.training.saliency.sizes import warped
 
 CHECKPOINT_SUFFIX = ".pt"
@@ -59,6 +59,10 @@ def read_saliency(path: Path, side_px: int | None = None) -> tuple[SaliencyMap, 
     missing = [name for name in ("backbone_name", "width", "side_px", "training") if name not in content]
     if missing:
         raise UsageError(f"{path} does not say its {', '.join(missing)}; train the network again")
+    if content["backbone_name"] not in BACKBONES:
+        raise UsageError(
+            f"{path} is on the backbone {content['backbone_name']!r}; accepted: {', '.join(BACKBONES)}; update f2f"
+        )
     network = SaliencyNetwork(content["width"], content["backbone_name"])
     load_weights(network, content["state_dict"], path)
     return SaliencyMap(network.eval(), content["side_px"] if side_px is None else side_px), content["training"]

@@ -95,7 +95,7 @@ def _channels_of(layer: nn.Module) -> int:
     return next(part.out_channels for part in layer.children() if isinstance(part, nn.Conv2d))
 
 
-_STAGES: dict[SaliencyBackbone, Callable[[float], Stages]] = {"vgg16": _vgg16, "small": _small}
+BACKBONES: dict[SaliencyBackbone, Callable[[float], Stages]] = {"vgg16": _vgg16, "small": _small}
 
 
 class SaliencyNetwork(nn.Module):
@@ -107,7 +107,7 @@ class SaliencyNetwork(nn.Module):
     def __init__(self, width: float = 1.0, backbone_name: SaliencyBackbone = "vgg16") -> None:
         super().__init__()
         self.width, self.backbone_name = width, backbone_name
-        self.backbone, self.places, channels, self.strides, hidden, self.border_px = _STAGES[backbone_name](width)
+        self.backbone, self.places, channels, self.strides, hidden, self.border_px = BACKBONES[backbone_name](width)
         self.own = nn.ModuleList(
             _own_map(count, between, side.kernel)
             for count, between, side in zip(channels, hidden, SIDES.values(), strict=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
@@ -198,19 +198,19 @@ def _written(
     opset: int,
 ) -> onnx.ModelProto:
     """A part as ONNX; `names` of inputs and outputs."""
-    stream = BytesIO()
-    with quiet_exporter(), torch.no_grad():
+    with TemporaryDirectory() as folder, quiet_exporter(), torch.no_grad():
+        path = Path(folder) / "part.onnx"
         torch.onnx.export(
             part,
             example,
-            stream,
+            path,
             dynamo=False,
             opset_version=opset,
             input_names=list(names[0]),
             output_names=list(names[1]),
             dynamic_axes=axes,
         )
-    return onnx.load_from_string(stream.getvalue())
+        return onnx.load(path)
 
 
 def _merged(before: onnx.ModelProto, released: Released, after: onnx.ModelProto) -> onnx.ModelProto:

@@ -27,7 +27,7 @@ def print_saliency_scores(scores: SaliencyScores, console: Console) -> None:
         table.add_column(heading, justify="right")
     rows = {
         "as given, or the method's own": ("theta_b", "objects_lost", "ground_found"),
-        "the highest with 4 % of the objects lost": ("safe_theta_b", "safe_objects_lost", "safe_ground_found"),
+        "the highest with at most 4 % of the objects lost": ("safe_theta_b", "safe_objects_lost", "safe_ground_found"),
     }
     for name, columns in rows.items():
         table.add_row(name, *(_figure(facts[column]) for column in columns))
