@@ -42,7 +42,10 @@ def test_commands_exist(line: str) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["label", "segment", "cues", "export classifier", "synth", "train classifier", "train flow", "train segmenter"],
+    [
+        *("label", "segment", "cues", "synth", "export classifier", "export saliency"),
+        *("train classifier", "train flow", "train saliency", "train segmenter"),
+    ],
 )
 def test_options_exist(command: str) -> None:
     lines = [line for line in re.findall(r"^\.venv/bin/f2f (.+)$", README, re.MULTILINE) if line.startswith(command)]

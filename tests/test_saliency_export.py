@@ -210,6 +210,16 @@ def identity(path: Path, size: Sequence[int]) -> Path:
     return path
 
 
+def test_a_network_that_does_not_run_is_refused(tmp_path: Path) -> None:
+    source = released(tmp_path / "u2net.onnx", outputs=1)
+    model = onnx.load(source)
+    model.graph.node[0].domain = "strange"
+    model.opset_import.append(helper.make_opsetid("strange", 1))
+    onnx.save(model, source)
+    with pytest.raises(UsageError, match=r"--onnx .*u2net\.onnx does not run \(.*strange.*\); give another file"):
+        export_saliency(SaliencyExport(onnx=source, out=tmp_path / "out.onnx"))
+
+
 def test_files_that_are_none_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no network")
     save_network(tmp_path / "network.pt", "segmenter", torch.nn.Linear(1, 1))

@@ -140,8 +140,13 @@ def test_large_images_are_seen_small_and_maps_come_back_to_size(tmp_path: Path) 
     save_image(tmp_path / "masks" / "a.png", mask)
     red = saliency_file(tmp_path / "red.onnx")
     for max_side, most in ((900, 1e-6), (90, 0.02)):
-        pairs = {"images": tmp_path / "images", "masks": tmp_path / "masks"}
-        given = SaliencyEvaluation(model=str(red), **pairs, max_side=max_side, runtimes=ONE_THREAD)
+        given = SaliencyEvaluation(
+            model=str(red),
+            images=tmp_path / "images",
+            masks=tmp_path / "masks",
+            max_side=max_side,
+            runtimes=ONE_THREAD,
+        )
         found = evaluate_saliency(given)
         assert found.mae is not None
         assert found.mae < most

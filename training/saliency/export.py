@@ -8,9 +8,9 @@ import onnx
 import torch
 from torch import Tensor
 
-from f2f.engine.errors import UsageError
+from f2f.engine.errors import F2FError, UsageError
 from f2f.training.card import NetworkCard
-from f2f.training.export import CONTRACTS, PARITY, check_difference, export_network, onnx_runner, trial_input
+from f2f.training.export import CONTRACTS, PARITY, Runner, check_difference, export_network, onnx_runner, trial_input
 from f2f.training.saliency.files import own_theta_b, read_saliency
 from f2f.training.saliency.options import SaliencyExport
 from f2f.training.saliency.released import After, Before, Released, joined, read_released
@@ -39,6 +39,7 @@ def _export_released(options: SaliencyExport, path: Path) -> Path:
     if options.out.suffix != ".onnx":
         raise UsageError(f"--out {options.out} has the suffix {options.out.suffix!r}; accepted with --onnx: .onnx")
     released = read_released(path, options.output, options.side_px)
+    original = _running(released)
     model = joined(released, options.style, options.stretch)
     facts = {"style": options.style, "stretch": options.stretch} | released.facts()
     onnx.helper.set_model_props(model, NetworkCard("saliency", defaults=_given(options), training=facts).metadata())
@@ -47,19 +48,32 @@ def _export_released(options: SaliencyExport, path: Path) -> Path:
     try:
         onnx.save(model, partial)
         onnx.checker.check_model(str(partial))
-        _check_parity(released, options, partial)
+        _check_parity(released, original, options, partial)
         partial.replace(options.out)
     finally:
         partial.unlink(missing_ok=True)
     return options.out
 
 
+def _running(released: Released) -> Runner:
+    """The released network itself."""
+    try:
+        run = onnx_runner(released.path)
+        run(torch.rand(1, 3, *released.size_hw))
+    except F2FError:
+        raise
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UsageError(f"--onnx {released.path} does not run ({first[:300]}); give another file") from error
+    return run
+
+
 @torch.no_grad()
-def _check_parity(released: Released, options: SaliencyExport, path: Path) -> None:
+def _check_parity(released: Released, original: Runner, options: SaliencyExport, path: Path) -> None:
     """The file beside the released one with what it wants done by torch."""
     before, after = Before(options.style, released.size_hw), After(options.style, options.stretch)
     outputs = [entry.name for entry in released.model.graph.output]
-    original, made = onnx_runner(released.path), onnx_runner(path)
+    made = onnx_runner(path)
     for shape in CONTRACTS["saliency"].trials:
         image = trial_input((1, *shape[1:]))
         prepared, rows, columns = before(image)
