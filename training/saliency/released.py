@@ -150,7 +150,7 @@ def _only_input(path: Path, model: onnx.ModelProto) -> tuple[str, list[int | Non
 
 
 def _shape(entry: onnx.ValueInfoProto) -> list[int | None]:
-    return [axis.dim_value if axis.HasField("dim_value") else None for axis in entry.type.tensor_type.shape.dim]
+    return [axis.dim_value if axis.dim_value > 0 else None for axis in entry.type.tensor_type.shape.dim]
 
 
 def _output(path: Path, model: onnx.ModelProto, wanted: str | None) -> str:
