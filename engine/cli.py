@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval classifier": ("f2f.training.commands:eval_classifier", "measure a classifier's tags and activation maps"),
     "eval flow": ("f2f.training.commands:eval_flow", "measure flow beside exact flow, and by carrying true masks"),
     "eval saliency": ("f2f.training.commands:eval_saliency", "measure saliency, and the background it leads to"),
+    "eval segmenter": ("f2f.training.commands:eval_segmenter", "predict a list of images, and score the masks"),
     "eval voc": ("f2f.training.commands:eval_voc", "score label maps as Pascal VOC does; pack them for its server"),
     "eval youtube-objects": ("f2f.training.commands:eval_youtube_objects", "score label maps on YouTube-Objects"),
     "data voc-aug": ("f2f.training.commands:make_voc_aug", "make the list trainaug from Pascal VOC 2012 and SBD"),

@@ -80,6 +80,33 @@ def test_images_too_large_to_be_true_are_refused(data: Path, tmp_path: Path, mon
         make_cues(options(data, tmp_path))
 
 
+def test_cues_that_are_there_stay_unless_they_were_made_otherwise(data: Path, tmp_path: Path) -> None:
+    save_image(data / "JPEGImages" / "two.jpg", picture("green", 5))
+    save(data / "Annotations" / "two.xml", (data / "Annotations" / "one.xml").read_text())
+    save(data / "ImageSets" / "Segmentation" / "train.txt", "one\ntwo\n")
+    first, second = (tmp_path / "cues" / f"{name}.png" for name in ("one", "two"))
+
+    def stop(image: object, count: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_cues(options(data, tmp_path), stop)
+    assert first.is_file()
+    assert not second.exists()
+    made, before = first.stat().st_mtime_ns, first.read_bytes()
+    make_cues(options(data, tmp_path))
+    assert second.is_file()
+    assert first.stat().st_mtime_ns == made, "it was made twice"
+    for changed in ({"resume": False}, {"theta": 0.9}, {"saliency": str(saliency_file(tmp_path / "saliency.onnx"))}):
+        save(first, b"another's")
+        with pytest.raises(KeyboardInterrupt):
+            make_cues(options(data, tmp_path, **changed), stop)
+        assert first.read_bytes() != b"another's"
+        assert not second.exists(), "cues of two kinds stand side by side"
+        make_cues(options(data, tmp_path))
+        assert (first.read_bytes(), second.is_file()) == (before, True)
+
+
 def test_the_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     classifier = str(classifier_file(tmp_path / "classifier.onnx"))
     command = ["cues", str(data), "--out", str(tmp_path / "cues"), "--classifier", classifier, "--saliency", "none"]

@@ -11,7 +11,7 @@ from f2f.training.options import (
     FlowTraining,
 )
 from f2f.training.saliency.options import SaliencyEvaluation, SaliencyExport, SaliencyTraining
-from f2f.training.segmentation.adaptation_options import SegmenterAdaptation, SegmenterRetraining
+from f2f.training.segmentation.adaptation_options import SegmenterAdaptation, SegmenterEvaluation, SegmenterRetraining
 from f2f.training.segmentation.options import SecCues, VocAugmentation, VocEvaluation, YoutubeEvaluation
 from f2f.training.segmentation.training_options import CueOptions, SegmenterExport, SegmenterTraining
 from f2f.training.synth.options import SynthOptions
@@ -181,6 +181,30 @@ def eval_saliency(options: SaliencyEvaluation, *, json: bool = False) -> int:
         print(saliency_scores_as_json(scores))
     else:
         print_saliency_scores(scores, Console())
+    return 0
+
+
+def eval_segmenter(options: SegmenterEvaluation, *, json: bool = False) -> int:
+    """Predict the images of a list with a segmenter, at several sizes, and score the masks as Pascal VOC does.
+
+    Args:
+        options: what is predicted, and how.
+        json: print JSON instead of a table
+    """
+    from rich.console import Console
+
+    from f2f.engine.progress import show_inputs
+    from f2f.training.segmentation.score_tables import as_json, print_voc_scores
+    from f2f.training.segmentation.segmenter_eval import evaluate_segmenter
+
+    with show_inputs() as on_image:
+        scores = evaluate_segmenter(options, on_image)
+    if scores is None:
+        print(f"wrote {options.out / 'masks'}; list {options.list} has no masks to score against")
+    elif json:
+        print(as_json(scores))
+    else:
+        print_voc_scores(scores, Console())
     return 0
 
 

@@ -72,6 +72,10 @@ class CueFolder:
         """Whether the cues of an image are there."""
         return self._file(id_).is_file()
 
+    def forget(self, id_: str) -> None:
+        """Remove the cues of an image, if they are there."""
+        self._file(id_).unlink(missing_ok=True)
+
     def read(self, id_: str, classes: tuple[str, ...] | None = None) -> ImageArray:
         """The cues [gh,gw] of an image, labels by `classes` (default: the folder's own).
 

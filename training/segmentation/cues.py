@@ -8,6 +8,8 @@ H, W image size, gh, gw grid.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from torch import Tensor
 from f2f.engine.background import Saliency, open_saliency
 from f2f.engine.cam import MultiScaleCams, soften
 from f2f.engine.classify import to_tensor
+from f2f.engine.files import write_aside
 from f2f.engine.picture import open_image
 from f2f.engine.resize import resize
 from f2f.engine.types import BACKGROUND, IGNORE, Frame, ImageArray, Window
@@ -28,17 +31,21 @@ from f2f.training.classifier_files import CHECKPOINT_SUFFIX, channels_of, open_c
 from f2f.training.data import derived_seed
 from f2f.training.segmentation.cue_files import CueFolder
 from f2f.training.segmentation.ficklenet import FickleNet, Localisation
-from f2f.training.segmentation.images import LabelledImage
+from f2f.training.segmentation.images import LabelledImage, LabelledSet
 from f2f.training.segmentation.sources import read_images
 from f2f.training.segmentation.training_options import CueOptions
 
 CAM_THETA, FICKLENET_THETA = 0.2, 0.35
+_DECISIVE = ("theta", "passes", "seed", "grid", "max_side", "scales")
+"""options that decide what a cue is, beside networks and thresholds of theirs"""
 ClassCells = Callable[[LabelledImage, ImageArray], ImageArray]
 """an image, its pixels [H,W,3] -> labels uint8 [gh,gw]: a tag + 1, or 255 where no class is known"""
 
 
 def make_cues(options: CueOptions, on_image: Callable[[object, int], None] = lambda *_: None) -> CueFolder:
     """Write the cues of all images of a list; what `f2f cues` does. `on_image` is told of every image and their number.
+
+    Cues that are there stay, if OUT/cues.json says that they were made by the same networks and options.
 
     Raises:
         UsageError: the images, their tags or the classifier cannot be used.
@@ -49,11 +56,27 @@ def make_cues(options: CueOptions, on_image: Callable[[object, int], None] = lam
     class_cells = _open(options, images.classes)
     saliency = open_saliency(options.saliency, options.theta_b, options.runtimes)
     folder = CueFolder.create(options.out, images.classes)
+    _begin(options, saliency, folder, images)
     for image in images.images:
-        pixels = _pixels(image, options.max_side)
-        folder.write(image.id, with_background(class_cells(image, pixels), pixels, saliency))
+        if not folder.has(image.id):
+            pixels = _pixels(image, options.max_side)
+            folder.write(image.id, with_background(class_cells(image, pixels), pixels, saliency))
         on_image(image, len(images.images))
     return folder
+
+
+def _begin(options: CueOptions, saliency: Saliency, folder: CueFolder, images: LabelledSet) -> None:
+    """Remove cues of the images that were made otherwise, and note how they are made now."""
+    given = {name: value for name, value in vars(options).items() if name in _DECISIVE}
+    network = Path(options.classifier)
+    digest = hashlib.sha256(network.read_bytes()).hexdigest() if network.is_file() else options.classifier
+    made = {**given, "classifier": digest, "saliency": saliency.fingerprint, "theta_b": saliency.theta_b}
+    record, wanted = options.out / "cues.json", json.dumps(made, indent=1).encode()
+    if options.resume and record.is_file() and record.read_bytes() == wanted:
+        return
+    for image in images.images:
+        folder.forget(image.id)
+    write_aside(record, wanted)
 
 
 def _open(options: CueOptions, classes: Sequence[str]) -> ClassCells:

@@ -182,6 +182,8 @@ class CueOptions:
     """longer side in px at which networks see an image; larger ones are scaled down"""
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25)
     """sizes, as factors, at which activation is computed, each also mirrored (a FickleNet sees an image as it is)"""
+    resume: bool = True
+    """go on with the cues in OUT, if they are of the same networks and options"""
     runtimes: RuntimeOptions = field(default_factory=RuntimeOptions)
 
     def __post_init__(self) -> None:
