@@ -26,6 +26,7 @@ setup(
         "f2f.engine": ["py.typed", "networks/*.onnx"],
         "f2f.kernels": ["py.typed"],
         "f2f.training": ["py.typed", "networks/*.safetensors"],
+        "f2f.training.recipes": ["*.toml"],
     },
     ext_modules=[
         Pybind11Extension(

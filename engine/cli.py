@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "segment": ("f2f.engine.commands:segment_command", "segment images and videos with a deployed network"),
     "show": ("f2f.engine.commands:show_command", "draw how a mask came about, frame by frame"),
     "status": ("f2f.engine.commands:status_command", "say how far the run in an output folder is"),
+    "recipe": ("f2f.training.commands:recipe_command", "run a whole experiment of the paper, from data to table"),
     "train classifier": ("f2f.training.commands:train_classifier", "train a CAM classifier on tagged images"),
     "train flow": ("f2f.training.commands:train_flow", "train PWC-Net on pairs of frames with exact flow"),
     "train saliency": ("f2f.training.commands:train_saliency", "train DSS, which says what is background"),
@@ -130,7 +131,7 @@ def _with_config(arguments: list[str]) -> list[str]:
     for key, value in _read_config(path).items():
         flag = "--" + key.replace("_", "-")
         if not {flag, flag.replace("--", "--no-", 1)} & given:
-            rest += _as_flag(flag, value)
+            rest += as_flag(flag, value)
     return rest
 
 
@@ -154,7 +155,8 @@ def _read_config(path: Path) -> dict[str, object]:
         raise UsageError(f"--config {path} is not TOML ({error}); accepted: lines such as `tau = 0.9`") from error
 
 
-def _as_flag(flag: str, value: object) -> list[str]:
+def as_flag(flag: str, value: object) -> list[str]:
+    """An option's value, as TOML has it, on the command line."""
     if isinstance(value, bool):
         return [flag if value else flag.replace("--", "--no-", 1)]
     if isinstance(value, list):

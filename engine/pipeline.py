@@ -81,7 +81,7 @@ def label(options: LabelOptions, on_progress: Callable[[Progress], None] = lambd
     query_map = read_query_map(options.sources.query_map, names)
     rows = read_source(options.source, options.sources)
     queries = {number: class_of_query(row.query, names, query_map) for number, row in enumerate(rows)}
-    _refuse_foreign_queries(rows, queries, names)
+    refuse_foreign_queries(rows, queries, names)
     with locked(options.out):
         decisive = _decisive(options, networks, query_map)
         run = open_run(options.out, decisive, _given(options), rows, options.write.shard_videos)
@@ -232,10 +232,12 @@ def _absolute(network: str) -> str:
     return str(Path(network).absolute()) if Path(network).suffix else network
 
 
-def _refuse_foreign_queries(
-    rows: Sequence[InputRow], queries: Mapping[int, int | None], classes: Sequence[str]
-) -> None:
-    """One strange query is a record; when none fits, the classifier or the spelling is wrong."""
+def refuse_foreign_queries(rows: Sequence[InputRow], queries: Mapping[int, int | None], classes: Sequence[str]) -> None:
+    """Refuse a source of which no query is a class; one strange query is a record of its own.
+
+    Raises:
+        UsageError: the classifier or the spelling is wrong.
+    """
     if all(channel is None for channel in queries.values()) and any(not row.problem for row in rows):
         found = sorted({printable(row.query) for row in rows if row.query})
         raise UsageError(

@@ -10,11 +10,31 @@ from f2f.training.options import (
     FlowExport,
     FlowTraining,
 )
+from f2f.training.recipes.options import RecipeOptions
 from f2f.training.saliency.options import SaliencyEvaluation, SaliencyExport, SaliencyTraining
 from f2f.training.segmentation.adaptation_options import SegmenterAdaptation, SegmenterEvaluation, SegmenterRetraining
 from f2f.training.segmentation.options import SecCues, VocAugmentation, VocEvaluation, YoutubeEvaluation
 from f2f.training.segmentation.training_options import CueOptions, SegmenterExport, SegmenterTraining
 from f2f.training.synth.options import SynthOptions
+
+
+def recipe_command(options: RecipeOptions) -> int:
+    """Run an experiment from its data to its table; running it again goes on where it stopped."""
+    from rich.console import Console
+
+    from f2f.training.recipes.plan import make_plan
+    from f2f.training.recipes.tables import print_recipes, print_rows
+
+    if not options.recipe:
+        print_recipes(Console())
+    elif options.dry_run:
+        for stage in make_plan(options).stages:
+            print(f"# {stage.name}\n{stage.line}")
+    else:
+        from f2f.training.recipes.run import run_recipe
+
+        print_rows(run_recipe(options, say=print), Console())
+    return 0
 
 
 def train_classifier(options: ClassifierTraining) -> int:

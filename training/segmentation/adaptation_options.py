@@ -8,6 +8,9 @@ from pathlib import Path
 from f2f.training.options import Accelerator, Precision, require
 from f2f.training.segmentation.training_options import Fit
 
+SCORES = "scores.json"
+"""what an evaluation leaves in OUT beside its masks"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SegmenterPrediction:

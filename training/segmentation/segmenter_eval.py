@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from f2f.engine.files import write_aside
 from f2f.training.checkpoint import read_network
-from f2f.training.segmentation.adaptation_options import SegmenterEvaluation
+from f2f.training.segmentation.adaptation_options import SCORES, SegmenterEvaluation
 from f2f.training.segmentation.evaluate import count_labels
 from f2f.training.segmentation.predict import OnImage, predict_masks
 from f2f.training.segmentation.predictions import Predictions
 from f2f.training.segmentation.score_tables import as_json
 from f2f.training.segmentation.scores import SegmentationScores
 from f2f.training.segmentation.sources import read_images
-
-SCORES = "scores.json"
 
 
 def evaluate_segmenter(options: SegmenterEvaluation, on_image: OnImage = lambda *_: None) -> SegmentationScores | None:
