@@ -27,4 +27,5 @@ from f2f.kernels import backend_in_use
 assert backend_in_use()["warp_union"] == "cpp", backend_in_use()
 assert (Path(str(f2f.engine.__file__)).parent / "networks" / "demo_classifier.onnx").is_file()
 assert (Path(str(f2f.training.__file__)).parent / "networks" / "demo_backbone.safetensors").is_file()
+assert (Path(str(f2f.training.__file__)).parent / "recipes" / "sec-vgg16.toml").is_file()
 print(f"f2f {version('f2f')} wheel: {', '.join(package.__name__ for package in PACKAGES)} work")

@@ -124,7 +124,7 @@ def test_masks_of_another_network_or_other_options_are_not_gone_on_with(
     other = network(tmp_path / "other.pt", seed=1)
     for changed in ({"checkpoint": other}, {"mirror": False}, {"scales": (1.0,)}, {"crf": False}):
         with pytest.raises(RunMismatchError, match="another network or other options"):
-            evaluate_segmenter(replace(given, **changed))  # type: ignore[arg-type]
+            evaluate_segmenter(replace(given, **changed))
     assert masks(tmp_path / "out") == before
     evaluate_segmenter(replace(given, checkpoint=other, resume=False))
     assert masks(tmp_path / "out") != before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from f2f.training.options import (
     ClassifierEvaluation,
     ClassifierExport,
@@ -33,7 +35,7 @@ def recipe_command(options: RecipeOptions) -> int:
     else:
         from f2f.training.recipes.run import run_recipe
 
-        print_rows(run_recipe(options, say=print), Console())
+        print_rows(run_recipe(options, say=partial(print, flush=True)), Console())
     return 0
 
 

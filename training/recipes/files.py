@@ -32,6 +32,8 @@ OWN_KEYS = ("command", "like", "when", "row", "paper")
 _NOT_INHERITED = ("like", "when", "row", "paper")
 Tables = Mapping[str, Mapping[str, Any]]
 _SHIPPED = Path(__file__).parent
+_RUNNABLE = "[!_]*.toml"
+"""the others are nothing but bases"""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class RecipeFile:
 
 def shipped_recipes() -> list[str]:
     """The names of the recipes that come with f2f."""
-    return sorted(path.stem for path in _SHIPPED.glob("[!_]*.toml"))
+    return sorted(path.stem for path in _SHIPPED.glob(_RUNNABLE))
 
 
 def read_recipe(name: str, folder: Path = Path(), above: tuple[Path, ...] = ()) -> RecipeFile:
@@ -56,8 +58,9 @@ def read_recipe(name: str, folder: Path = Path(), above: tuple[Path, ...] = ()) 
     Raises:
         UsageError: there is none, or it is no recipe.
     """
-    path = folder / name if name.endswith(".toml") else _SHIPPED / f"{name}.toml"
-    if not path.is_file():
+    shipped = {path.stem: path for path in _SHIPPED.glob("*.toml" if above else _RUNNABLE)}
+    path = folder / name if name.endswith(".toml") else shipped.get(name)
+    if path is None or not path.is_file():
         raise UsageError(f"{name} is no recipe; accepted: {', '.join(shipped_recipes())}, or a .toml file")
     if path in above:
         raise UsageError(f"{path} is its own base; accepted: another recipe; correct `base`")

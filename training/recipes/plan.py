@@ -64,7 +64,6 @@ class Row:
 class Plan:
     """What a recipe runs."""
 
-    source: str
     title: str
     out: Path
     stages: tuple[Stage, ...]
@@ -99,9 +98,10 @@ def make_plan(options: RecipeOptions) -> Plan:
         used = _used(whole, options)
         folders = {stage: str(used.get(stage, out / stage)) for stage in whole}
         stages = {stage: _stage(stage, whole[stage], folders, options) for stage in whole if stage not in used}
+        ordered = tuple(stages[stage] for stage in _ordered(stages))
     except UsageError as error:
         raise UsageError(f"recipe {file.source}: {error}") from error
-    return Plan(file.source, file.title, out, tuple(stages[stage] for stage in _ordered(stages)))
+    return Plan(file.title, out, ordered)
 
 
 def _is_wanted(stage: str, table: Mapping[str, Any], options: RecipeOptions) -> bool:
@@ -116,7 +116,7 @@ def _used(tables: Tables, options: RecipeOptions) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for entry in options.use:
         stage, _, folder = entry.partition("=")
-        if stage not in tables or not Path(folder).is_dir():
+        if stage not in tables or not folder or not Path(folder).is_dir():
             raise UsageError(
                 f"--use {entry} names no stage or no folder; accepted: STAGE=FOLDER; stages: {', '.join(tables)}"
             )

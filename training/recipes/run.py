@@ -25,7 +25,7 @@ from f2f.training.recipes.options import RecipeOptions
 from f2f.training.recipes.plan import Plan, Row, Stage, make_plan
 from f2f.training.recipes.values import command_function
 
-_FREE = {*SHAPELESS, *RESUMABLE, "threads", "decoders", "decode_timeout_seconds", "debug_dir", "query_map"}
+_FREE = {*SHAPELESS, *RESUMABLE, "threads", "decoders", "decode_timeout_seconds", "debug_dir"}
 """options that may change when a stage is finished, for it would be the same"""
 _AUGMENT = "data voc-aug"
 
