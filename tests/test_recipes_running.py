@@ -20,7 +20,7 @@ from f2f.engine.types import ImageArray
 from f2f.training.segmentation.cue_files import CueFolder
 
 SMALL = (
-    *("accelerator=cpu", "workers=0", "threads=1", "decoders=1", "scales=[1.0]"),
+    *("accelerator=cpu", "workers=0", "threads=2", "decoders=1", "scales=[1.0]"),
     *("classifier.network=small", "classifier.width=0.75", "classifier.steps=2", "classifier.batch_size=2"),
     *("classifier.crop_height_px=48", "classifier.crop_width_px=48"),
     *("classifier.min_side_px=48", "classifier.max_side_px=64"),
@@ -29,6 +29,15 @@ SMALL = (
     *("train-iv.batch_size=2", "retrain-iv.steps=2", "retrain-iv.batch_size=2", "adapt.steps=2", "adapt.batch_size=2"),
 )
 FICKLE = ("ficklenet.window=3", "ficklenet.steps=2", "ficklenet.batch_size=2", "cues.passes=3")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Every run rounds alike, whatever tests before have set."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,7 @@ def test_sec_from_data_to_table(data: Data, sec: Path, capsys: pytest.CaptureFix
         row: [f"{mean_iou(sec / stage):.1f}", paper]
         for (row, stage), paper in zip(evaluated, ("50.7", "59.5", "61.1"), strict=True)
     }
+    assert torch.get_num_threads() == 1, "threads of one stage are no matter of the next"
     assert len(list((sec / "eval-i" / "masks").glob("*.png"))) == len(VAL)
 
 

@@ -15,6 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from f2f.engine.cli import EXIT_INTERRUPTED
 from f2f.engine.errors import RunMismatchError, UsageError
 from f2f.engine.files import write_aside
@@ -86,8 +88,11 @@ def _pending(plan: Plan, finished: Sequence[Stage], only: Sequence[str]) -> list
 
 def _run(stage: Stage) -> float:
     """Run a stage; returns how long it took, in seconds."""
-    begun = time.monotonic()
-    code = command_function(stage.command)(stage.options)
+    begun, threads = time.monotonic(), torch.get_num_threads()
+    try:
+        code = command_function(stage.command)(stage.options)
+    finally:
+        torch.set_num_threads(threads)  # some commands set them, which would change how those that follow round
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     return time.monotonic() - begun
