@@ -20,6 +20,7 @@ from f2f.training.recipes.files import COMMANDS_OF_STAGES, shipped_recipes
 from f2f.training.recipes.options import RecipeOptions
 from f2f.training.recipes.plan import Plan, make_plan
 from f2f.training.recipes.run import run_recipe
+from f2f.training.recipes.values import accepted, option_types, options_class
 
 SHIPPED = shipped_recipes()
 
@@ -124,6 +125,14 @@ def test_the_list_of_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in shown for name in SHIPPED)
     assert "61.1" in shown
     assert "_web-crawl" not in shown
+
+
+@pytest.mark.parametrize("command", COMMANDS_OF_STAGES)
+def test_the_options_of_stages_can_be_said_in_toml(command: str) -> None:
+    types = option_types(options_class(command))
+    assert types
+    for name, hint in types.items():
+        assert accepted(hint), name
 
 
 # ---- recipes of one's own

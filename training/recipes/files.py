@@ -25,7 +25,8 @@ from f2f.training.recipes.values import option_types, options_class
 
 COMMANDS_OF_STAGES = (
     *("data voc-aug", "data sec-cues", "train classifier", "export classifier", "label", "cues", "train segmenter"),
-    *("adapt", "retrain", "eval segmenter", "export segmenter"),
+    *("adapt", "retrain", "eval segmenter", "export segmenter", "train flow", "export flow", "train saliency"),
+    "export saliency",
 )
 OWN_KEYS = ("command", "like", "when", "row", "paper")
 """keys of a stage that are no options"""

@@ -72,7 +72,7 @@ def _built(options: type[Any], given: Mapping[str, Any]) -> Any:
         elif entry.name in given:
             values[entry.name] = _converted(entry.name, hint, given[entry.name])
         elif entry.default is MISSING and entry.default_factory is MISSING:
-            raise UsageError(f"{entry.name} is missing; accepted: {_accepted(hint)}; give it")
+            raise UsageError(f"{entry.name} is missing; accepted: {accepted(hint)}; give it")
     return options(**values)
 
 
@@ -89,7 +89,7 @@ def _converted(name: str, hint: Any, value: Any) -> Any:
         return float(value)
     if type(value) is kind:
         return value
-    raise UsageError(f"{name} is {value!r}; accepted: {_accepted(hint)}")
+    raise UsageError(f"{name} is {value!r}; accepted: {accepted(hint)}")
 
 
 def _plain(hint: Any) -> Any:
@@ -102,12 +102,13 @@ def _plain(hint: Any) -> Any:
     return hint
 
 
-def _accepted(hint: Any) -> str:
+def accepted(hint: Any) -> str:
+    """What values an option of this type takes, in words."""
     kind = _plain(hint)
     if get_origin(kind) is Literal:
         return ", ".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
-        return f"a list, in brackets, of {_accepted(get_args(kind)[0])}"
+        return f"a list, in brackets, of {accepted(get_args(kind)[0])}"
     return _WORDS[kind]
 
 
