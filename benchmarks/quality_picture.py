@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
+from pictures import FAINT, GRID, INK, open_pyplot, save_picture
 
 if TYPE_CHECKING:
-    from matplotlib import pyplot as plt
+    from matplotlib.axes import Axes
 
-_INK, _FAINT, _GRID = "#222222", "#6e6e6e", "#e6e6e6"
 _LOOKS = {
     "real": ("nine real videos", "#d1495b", 2.2),
     "synthetic": ("synthetic web, the demo's crawl", "#3d6a8a", 2.2),
@@ -22,11 +21,7 @@ Row = dict[str, str]
 
 def draw(worlds: Mapping[str, Sequence[Row]], folder: Path) -> None:
     """Two panels: mean IoU of the masks that are kept, and estimated beside true IoU."""
-    import matplotlib as mpl  # of the extra `bench`
-    from matplotlib import pyplot as plt
-
-    mpl.use("Agg")
-    mpl.rcParams.update({"font.family": "DejaVu Sans", "font.size": 9.5, "axes.edgecolor": _FAINT})
+    plt = open_pyplot()
     figure, (kept, reliability) = plt.subplots(
         1, 2, figsize=(9, 3.9), dpi=130, width_ratios=(1.25, 1), layout="constrained"
     )
@@ -35,16 +30,10 @@ def draw(worlds: Mapping[str, Sequence[Row]], folder: Path) -> None:
         _draw_groups(reliability, world, [row for row in rows if row["part"] == "group"])
     _finish_kept(kept)
     _finish_reliability(reliability)
-    path = folder / "quality.png"
-    figure.savefig(path)
-    plt.close(figure)
-    with Image.open(path) as picture:
-        few = picture.convert("RGB").quantize(64)
-    few.save(path, optimize=True)  # a third of the bytes
-    print(f"{path.name}: {path.stat().st_size // 1000} kB")
+    save_picture(figure, folder / "quality.png")
 
 
-def _draw_kept(axes: plt.Axes, world: str, rows: Sequence[Row]) -> None:
+def _draw_kept(axes: Axes, world: str, rows: Sequence[Row]) -> None:
     label, colour, width = _LOOKS[world]
     shares, ious = [int(row["share_pct"]) for row in rows], [float(row["iou"]) for row in rows]
     axes.plot(shares, ious, "o-", color=colour, linewidth=width, markersize=2 * width, label=label, zorder=width)
@@ -53,35 +42,41 @@ def _draw_kept(axes: plt.Axes, world: str, rows: Sequence[Row]) -> None:
         axes.plot(shares, ideal, color=colour, linewidth=1, linestyle=(0, (2, 2)))
 
 
-def _draw_groups(axes: plt.Axes, world: str, rows: Sequence[Row]) -> None:
+def _draw_groups(axes: Axes, world: str, rows: Sequence[Row]) -> None:
     _, colour, width = _LOOKS[world]
     estimated, true = [float(row["mean_quality"]) for row in rows], [float(row["iou"]) for row in rows]
     errors = [float(row["iou_standard_error"]) for row in rows]
-    look = {"color": colour, "linewidth": width, "markersize": 2 * width, "elinewidth": 1, "zorder": width}
+    look: dict[str, Any] = {
+        "color": colour,
+        "linewidth": width,
+        "markersize": 2 * width,
+        "elinewidth": 1,
+        "zorder": width,
+    }
     axes.errorbar(estimated, true, errors, fmt="o-", **look)
 
 
-def _finish_kept(axes: plt.Axes) -> None:
+def _finish_kept(axes: Axes) -> None:
     axes.set(
         xlim=(105, 5), ylim=(0.35, 1), xlabel="masks kept, best quality first (%)", ylabel="mean IoU of those kept"
     )
     axes.set_xticks(range(100, 0, -20))
-    axes.plot([], [], color=_FAINT, linewidth=1, linestyle=(0, (2, 2)), label="if the truth ranked them")
+    axes.plot([], [], color=FAINT, linewidth=1, linestyle=(0, (2, 2)), label="if the truth ranked them")
     axes.legend(frameon=False, loc="upper left", fontsize=8.5)
     _plain(axes, "Keeping the best")
 
 
-def _finish_reliability(axes: plt.Axes) -> None:
-    axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=1, linestyle=(0, (4, 3)))
+def _finish_reliability(axes: Axes) -> None:
+    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="quality: estimated IoU", ylabel="true IoU (mean ± standard error)")
     axes.set_aspect("equal")
-    axes.text(0.97, 0.9, "estimate = truth", color=_FAINT, rotation=45, ha="right", va="top", fontsize=8.5)
+    axes.text(0.97, 0.9, "estimate = truth", color=FAINT, rotation=45, ha="right", va="top", fontsize=8.5)
     _plain(axes, "Five groups of rising quality")
 
 
-def _plain(axes: plt.Axes, title: str) -> None:
-    axes.set_title(title, color=_INK, fontsize=10.5, fontweight="bold", loc="left")
-    axes.grid(color=_GRID, linewidth=0.8)
+def _plain(axes: Axes, title: str) -> None:
+    axes.set_title(title, color=INK, fontsize=10.5, fontweight="bold", loc="left")
+    axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -13,12 +13,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib as mpl
-from matplotlib import pyplot as plt
-from PIL import Image
+from pictures import FAINT, INK, open_pyplot, save_picture
 from record import read_rows
 from tables import headline_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DOCS = Path(__file__).parents[1] / "docs"
 _NAMES = {
@@ -32,32 +34,29 @@ _NAMES = {
     "localcorr": "localcorr",
     "pydensecrf": "pydensecrf",
 }
-_OURS, _REFERENCE, _THEIRS, _INK, _FAINT = "#d1495b", "#e3a3ac", "#3d6a8a", "#222222", "#6e6e6e"
+_OURS, _REFERENCE, _THEIRS = "#d1495b", "#e3a3ac", "#3d6a8a"
 _GAP = 1.35  # lines between two operators, for the heading
 Row = dict[str, str]
 
 
 def main() -> None:
     """Draw the picture."""
-    mpl.use("Agg")
-    mpl.rcParams.update({"font.family": "DejaVu Sans", "font.size": 9.5, "axes.edgecolor": _FAINT})
     name = "kernels_cuda" if "--cuda" in sys.argv[1:] else "kernels"
     path = DOCS / f"{name}.png"
     draw(headline_rows(name, read_rows(name)), path)
-    print(f"{path.name}: {path.stat().st_size // 1000} kB")
 
 
 def draw(groups: Sequence[tuple[str, Sequence[Row]]], path: Path) -> None:
     """One group of points per headline case, (what it is, its rows), below one bandwidth axis."""
     lines = sum(len(rows) for _, rows in groups) + _GAP * len(groups)
-    figure, axes = plt.subplots(figsize=(9, 0.9 + 0.225 * lines), dpi=130)
+    figure, axes = open_pyplot().subplots(figsize=(9, 0.9 + 0.225 * lines), dpi=130)
     roof = _roof(groups)
     lowest = min(float(row["gbps"]) for _, rows in groups for row in rows) / 1.6
     ticks: list[tuple[float, str]] = []
     top = 0.0
     for what, rows in groups:
         top += _GAP
-        axes.text(lowest, top - 0.85, what, color=_INK, fontweight="bold", va="center")
+        axes.text(lowest, top - 0.85, what, color=INK, fontweight="bold", va="center")
         fastest_first = sorted(rows, key=lambda row: float(row["p50_ms"]))
         for row in fastest_first:
             _point(axes, top, row, lowest, _times_ours(row, rows))
@@ -65,11 +64,7 @@ def draw(groups: Sequence[tuple[str, Sequence[Row]]], path: Path) -> None:
             top += 1
     _roof_line(axes, roof, top)
     _frame(axes, ticks, (lowest, roof * 5), top)
-    figure.savefig(path, bbox_inches="tight")
-    plt.close(figure)
-    with Image.open(path) as picture:
-        few = picture.convert("RGB").quantize(64)
-    few.save(path, optimize=True)  # a third of the bytes
+    save_picture(figure, path, tight=True)
 
 
 def _roof(groups: Sequence[tuple[str, Sequence[Row]]]) -> float:
@@ -83,7 +78,7 @@ def _times_ours(row: Row, rows: Sequence[Row]) -> str:
     return f"{ratio:.{0 if ratio >= 10 else 1}f}×"
 
 
-def _point(axes: plt.Axes, y: float, row: Row, lowest: float, times_ours: str) -> None:
+def _point(axes: Axes, y: float, row: Row, lowest: float, times_ours: str) -> None:
     gbps, colour = float(row["gbps"]), _colour(row["backend"])
     ours = colour == _OURS
     axes.plot([lowest, gbps], [y, y], color=colour, alpha=0.45, linewidth=2.2 if ours else 1.3, solid_capstyle="butt")
@@ -92,7 +87,7 @@ def _point(axes: plt.Axes, y: float, row: Row, lowest: float, times_ours: str) -
     beside = f"{share:.{0 if share >= 10 else 1}f} % of copy" if ours else times_ours
     axes.annotate(
         f"{_short(float(row['p50_ms']))} ms   {beside}", (gbps, y), (8, 0), textcoords="offset points", va="center",
-        color=_INK if ours else _FAINT, fontweight="bold" if ours else "normal", fontsize=8.5,
+        color=INK if ours else FAINT, fontweight="bold" if ours else "normal", fontsize=8.5,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1}, zorder=3,
     )  # fmt: skip
 
@@ -107,12 +102,12 @@ def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.2g}" if value < 10 else f"{value:.3g}"
 
 
-def _roof_line(axes: plt.Axes, roof: float, bottom: float) -> None:
-    axes.axvline(roof, color=_INK, linewidth=1.2, linestyle=(0, (4, 3)))
-    axes.text(roof * 1.07, bottom - 0.6, f"copy\n{roof:.0f} GB/s", color=_INK, va="bottom", fontsize=8.5)
+def _roof_line(axes: Axes, roof: float, bottom: float) -> None:
+    axes.axvline(roof, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
+    axes.text(roof * 1.07, bottom - 0.6, f"copy\n{roof:.0f} GB/s", color=INK, va="bottom", fontsize=8.5)
 
 
-def _frame(axes: plt.Axes, ticks: Sequence[tuple[float, str]], limits: tuple[float, float], bottom: float) -> None:
+def _frame(axes: Axes, ticks: Sequence[tuple[float, str]], limits: tuple[float, float], bottom: float) -> None:
     axes.set_xscale("log")
     axes.set_xlim(*limits)
     axes.set_ylim(bottom - 0.3, 0)  # the first operator on top

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from pictures import GRID, INK, open_pyplot, save_picture
 
 from f2f.engine.evaluate import overlap
 from f2f.engine.picture import contact_sheet, overlay
@@ -16,7 +16,6 @@ from f2f.engine.types import ImageArray
 from f2f.training.synth import CLASSES
 
 _DOCS = Path(__file__).parents[1] / "docs"
-_INK, _FAINT, _GRID = "#222222", "#6e6e6e", "#e6e6e6"
 _LOOKS = {
     "single frame": ("one frame's activation", "#9a9a9a", "o"),
     "rule paper": ("--rule paper", "#3d6a8a", "s"),
@@ -49,17 +48,13 @@ class Example:
 
 def draw_rules(world: str, rows: Sequence[Mapping[str, str]]) -> None:
     """docs/rules_<world>.png: a line per video with the IoU of each rule, best rule f2f first."""
-    import matplotlib as mpl  # of the extra `bench`
-    from matplotlib import pyplot as plt
-
+    plt = open_pyplot()
     by_rule = {rule: {row["video"]: float(row["iou"]) for row in rows if row["rule"] == rule} for rule in _LOOKS}
     videos = sorted(by_rule["rule f2f"], key=by_rule["rule f2f"].__getitem__)
-    mpl.use("Agg")
-    mpl.rcParams.update({"font.family": "DejaVu Sans", "font.size": 9.5, "axes.edgecolor": _FAINT})
     figure, axes = plt.subplots(figsize=(7, 1.1 + 0.27 * len(videos)), dpi=130, layout="constrained")
     for place, video in enumerate(videos):
         ious = [by_rule[rule][video] for rule in _LOOKS]
-        axes.plot([min(ious), max(ious)], [place, place], color=_GRID, linewidth=5, zorder=1)
+        axes.plot([min(ious), max(ious)], [place, place], color=GRID, linewidth=5, zorder=1)
     for rule, (label, colour, marker) in _LOOKS.items():
         mean = np.mean(list(by_rule[rule].values()))
         ious = [by_rule[rule][video] for video in videos]
@@ -70,17 +65,12 @@ def draw_rules(world: str, rows: Sequence[Mapping[str, str]]) -> None:
     axes.set_yticks(range(len(videos)), [names[video] for video in videos])
     axes.set(xlim=(0, 0.9), xlabel="mean IoU of the video's masks")
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(_LOOKS), columnspacing=1.4)
-    axes.set_title(_TITLES[world], color=_INK, fontsize=10.5, fontweight="bold", loc="left", pad=26)
-    axes.grid(axis="x", color=_GRID, linewidth=0.8)
+    axes.set_title(_TITLES[world], color=INK, fontsize=10.5, fontweight="bold", loc="left", pad=26)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    path = _DOCS / f"rules_{world}.png"
-    figure.savefig(path)
-    plt.close(figure)
-    with Image.open(path) as picture:
-        few = picture.convert("RGB").quantize(64)
-    few.save(path, optimize=True)
+    save_picture(figure, _DOCS / f"rules_{world}.png")
 
 
 def draw_steps(examples: Sequence[Example]) -> None:

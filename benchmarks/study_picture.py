@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from pictures import FAINT, GRID, INK, open_pyplot, save_picture
 from study_cases import METHODS
 
 if TYPE_CHECKING:
-    from matplotlib import pyplot as plt
+    from matplotlib.axes import Axes
 
-_INK, _FAINT, _GRID = "#222222", "#6e6e6e", "#e6e6e6"
 _DATA = {"I": "#b9c4cc", "I twice": "#8a9aa6", "I+V": "#3d6a8a", "I+V+DA": "#d1495b"}
 _DATA_LABELS = {"I": "I", "I twice": "I, adapted to itself", "I+V": "I + V", "I+V+DA": "I + V + DA"}
 _RULES = {"f2f": ("rule f2f", "#d1495b"), "paper": ("rule paper", "#3d6a8a")}
@@ -28,23 +27,13 @@ def draw_study(rows: Sequence[Row], labels: Sequence[Row], folder: Path) -> None
 
     `rows` are those of study.csv, `labels` those of study_labels.csv.
     """
-    import matplotlib as mpl  # of the extra `bench`
-    from matplotlib import pyplot as plt
-
-    mpl.use("Agg")
-    mpl.rcParams.update({"font.family": "DejaVu Sans", "font.size": 9.5, "axes.edgecolor": _FAINT})
+    plt = open_pyplot()
     figure, ((table, frames), (masks, samples)) = plt.subplots(2, 2, figsize=(10, 7.4), dpi=120, layout="constrained")
     _draw_table(table, rows)
     _draw_frames(frames, rows)
     _draw_masks(masks, labels)
     _draw_samples(samples, rows)
-    path = folder / "study.png"
-    figure.savefig(path)
-    plt.close(figure)
-    with Image.open(path) as picture:
-        few = picture.convert("RGB").quantize(64)
-    few.save(path, optimize=True)  # a third of the bytes
-    print(f"{path.name}: {path.stat().st_size // 1000} kB")
+    save_picture(figure, folder / "study.png")
 
 
 def chosen(rows: Sequence[Row], **wanted: object) -> list[float]:
@@ -57,7 +46,7 @@ def mean_std(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def _draw_table(axes: plt.Axes, rows: Sequence[Row]) -> None:
+def _draw_table(axes: Axes, rows: Sequence[Row]) -> None:
     width = 0.8 / len(_DATA)
     for place, (data, colour) in enumerate(_DATA.items()):
         for group, method in enumerate(METHODS):
@@ -65,11 +54,11 @@ def _draw_table(axes: plt.Axes, rows: Sequence[Row]) -> None:
                 mean, std = mean_std(values)
                 left = group + (place - (len(_DATA) - 1) / 2) * width
                 label = _DATA_LABELS[data] if group == 0 else None
-                axes.bar(left, mean, width * 0.92, yerr=std, color=colour, label=label, ecolor=_INK, capsize=2)
-                axes.text(left, mean + std + 0.6, f"{mean:.1f}", ha="center", fontsize=7.5, color=_INK)
+                axes.bar(left, mean, width * 0.92, yerr=std, color=colour, label=label, ecolor=INK, capsize=2)
+                axes.text(left, mean + std + 0.6, f"{mean:.1f}", ha="center", fontsize=7.5, color=INK)
     _line(axes, chosen(rows, method="full"), "full supervision", across=True)
     axes.set_xticks(range(len(METHODS)), [f"{_METHOD_LABELS[method]}\n{PAPER[method]}" for method in METHODS])
-    axes.set_xlabel("below: the paper's I, I + V, I + V + DA on Pascal VOC val", fontsize=8, color=_FAINT)
+    axes.set_xlabel("below: the paper's I, I + V, I + V + DA on Pascal VOC val", fontsize=8, color=FAINT)
     axes.margins(y=0.22)  # room for the legend
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper left", columnspacing=1, handlelength=1.2)
     _plain(axes, "Table 5 in shape", "mean IoU (%)")
@@ -81,7 +70,7 @@ def usual_videos(data: str) -> dict[str, object]:
     return {**videos, "samples": 0, "kept": ""}
 
 
-def _draw_frames(axes: plt.Axes, rows: Sequence[Row]) -> None:
+def _draw_frames(axes: Axes, rows: Sequence[Row]) -> None:
     for rule, (label, colour) in _RULES.items():
         runs = [
             row for row in rows if (row["rule"], row["samples"], row["kept"], row["data"]) == (rule, "0", "", "I+V")
@@ -94,7 +83,7 @@ def _draw_frames(axes: plt.Axes, rows: Sequence[Row]) -> None:
     _plain(axes, "Figure 5a: frames that are aggregated (DSRG)", "mean IoU (%)")
 
 
-def _draw_masks(axes: plt.Axes, labels: Sequence[Row]) -> None:
+def _draw_masks(axes: Axes, labels: Sequence[Row]) -> None:
     looks = {"precision": (0, (1, 1)), "recall": (0, (4, 2)), "iou": "solid"}
     for rule, (label, colour) in _RULES.items():
         own = sorted((row for row in labels if row["rule"] == rule), key=lambda row: int(row["frames"]))
@@ -108,7 +97,7 @@ def _draw_masks(axes: plt.Axes, labels: Sequence[Row]) -> None:
     _plain(axes, "Why the curves bend: masks of V beside exact ones", "%")
 
 
-def _draw_samples(axes: plt.Axes, rows: Sequence[Row]) -> None:
+def _draw_samples(axes: Axes, rows: Sequence[Row]) -> None:
     usual = [
         row for row in rows if (row["method"], row["rule"], row["frames"], row["kept"]) == ("dsrg", "f2f", "5", "")
     ]
@@ -128,24 +117,24 @@ def _by(rows: Sequence[Row], column: str) -> dict[int, list[float]]:
     return found
 
 
-def _curve(axes: plt.Axes, values: Mapping[int, Sequence[float]], label: str, colour: str) -> None:
+def _curve(axes: Axes, values: Mapping[int, Sequence[float]], label: str, colour: str) -> None:
     if values:
         places = sorted(values)
         means, stds = zip(*(mean_std(values[place]) for place in places), strict=True)
         axes.errorbar(places, means, stds, fmt="o-", color=colour, label=label, markersize=4, linewidth=1.8, capsize=2)
 
 
-def _line(axes: plt.Axes, values: Sequence[float], label: str, across: bool = False) -> None:
+def _line(axes: Axes, values: Sequence[float], label: str, across: bool = False) -> None:
     if values:
         mean, std = mean_std(values)
-        axes.axhline(mean, color=_INK if across else _FAINT, linewidth=1, linestyle=(0, (4, 3)), label=label)
-        axes.axhspan(mean - std, mean + std, color=_FAINT, alpha=0.12, linewidth=0)
+        axes.axhline(mean, color=INK if across else FAINT, linewidth=1, linestyle=(0, (4, 3)), label=label)
+        axes.axhspan(mean - std, mean + std, color=FAINT, alpha=0.12, linewidth=0)
 
 
-def _plain(axes: plt.Axes, title: str, unit: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10.5, color=_INK)
+def _plain(axes: Axes, title: str, unit: str) -> None:
+    axes.set_title(title, loc="left", fontsize=10.5, color=INK)
     axes.set_ylabel(unit)
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_FAINT)
+    axes.tick_params(colors=FAINT)
