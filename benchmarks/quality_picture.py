@@ -46,14 +46,17 @@ def _draw_groups(axes: Axes, world: str, rows: Sequence[Row]) -> None:
     _, colour, width = _LOOKS[world]
     estimated, true = [float(row["mean_quality"]) for row in rows], [float(row["iou"]) for row in rows]
     errors = [float(row["iou_standard_error"]) for row in rows]
-    look: dict[str, Any] = {
-        "color": colour,
-        "linewidth": width,
-        "markersize": 2 * width,
-        "elinewidth": 1,
-        "zorder": width,
-    }
-    axes.errorbar(estimated, true, errors, fmt="o-", **look)
+    axes.errorbar(
+        estimated,
+        true,
+        errors,
+        fmt="o-",
+        color=colour,
+        linewidth=width,
+        markersize=2 * width,
+        elinewidth=1,
+        zorder=width,
+    )
 
 
 def _finish_kept(axes: Axes) -> None:
