@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "segment": ("f2f.engine.commands:segment_command", "segment images and videos with a deployed network"),
     "show": ("f2f.engine.commands:show_command", "draw how a mask came about, frame by frame"),
     "status": ("f2f.engine.commands:status_command", "say how far the run in an output folder is"),
+    "probe": ("f2f.engine.commands:probe_command", "say what `label` would do with a video, and why"),
     "recipe": ("f2f.training.commands:recipe_command", "run a whole experiment of the paper, from data to table"),
     "train classifier": ("f2f.training.commands:train_classifier", "train a CAM classifier on tagged images"),
     "train flow": ("f2f.training.commands:train_flow", "train PWC-Net on pairs of frames with exact flow"),

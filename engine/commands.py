@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 
 from f2f.engine.cli import EXIT_INTERRUPTED
-from f2f.engine.options import LabelOptions, SegmentOptions
+from f2f.engine.options import DecodeOptions, LabelOptions, SegmentOptions, WindowOptions
 
 if TYPE_CHECKING:
     from f2f.engine.records import Summary
@@ -106,6 +106,31 @@ def status_command(out: _Out, *, json: bool = False) -> int:
 
     _print(read_summary(out), json)
     return 0
+
+
+def probe_command(
+    video: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO")],
+    *,
+    decode: DecodeOptions = DecodeOptions(),  # noqa: B008 - frozen
+    window: WindowOptions = WindowOptions(),  # noqa: B008 - frozen
+    json: bool = False,
+) -> int:
+    """Say what `f2f label` would do with a video, and why: it is decoded as there, and cut into windows.
+
+    Args:
+        video: the file
+        decode: how it is decoded
+        window: how its frames become windows
+        json: print JSON instead of a table
+    """
+    from f2f.engine.probe import probe
+
+    found = probe(video, decode, window)
+    if json:
+        print(_json(asdict(found)))
+    else:
+        found.print_facts(Console())
+    return found.exit_code
 
 
 def doctor_command(*, json: bool = False) -> int:
