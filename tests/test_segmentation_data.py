@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -42,6 +43,7 @@ from f2f.training.segmentation.cue_files import CUE_GRID_HW, CueFolder
 from f2f.training.segmentation.engine_output import read_engine_output
 from f2f.training.segmentation.image_lists import ListedImage, parse_image_list
 from f2f.training.segmentation.images import LabelledImage, LabelledSet, read_confidence, read_label_map
+from f2f.training.segmentation.sampling import Source
 from f2f.training.segmentation.sbd import make_trainaug, read_sbd_labels
 from f2f.training.segmentation.sec_cues import import_sec_cues
 from f2f.training.segmentation.synthetic import read_synthetic_images, with_exact_masks
@@ -369,6 +371,19 @@ def test_synthetic_images_keep_the_order_of_their_masks(tmp_path: Path) -> None:
     assert [[CLASSES[tag] for tag in one.tags] for one in images.images] == [["deer", "peacock"], ["ambulance"]]
     np.testing.assert_array_equal(np.unique(images.labels(images.images[1])), [0, CLASSES.index("ambulance") + 1, 255])
     assert [one.id for one in read_synthetic_images(folder / "images", "val").images] == ["s2"]
+
+
+def test_tagged_images_need_no_masks_to_learn_from_cues(tmp_path: Path) -> None:
+    folder = write_synthetic(tmp_path, {"s0": ["deer"], "s1": ["ambulance"], "s2": ["deer"]}, CLASSES)
+    shutil.rmtree(folder / "images" / "SegmentationClass")
+    images = read_synthetic_images(folder, "train")
+    assert [one.labels for one in images.images] == [None, None]
+    cues = CueFolder.create(tmp_path / "cues", CLASSES)
+    for one in images.images:
+        cues.write(one.id, np.zeros((4, 4), np.uint8))
+    Source(images, cues)
+    with pytest.raises(UsageError, match=r"2 of 2 images of .* have no label map \(s0, s1\)"):
+        Source(images)
 
 
 def test_exact_masks_take_the_place_of_a_runs_own(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from f2f.training.synth.classes import CLASSES
 
 
 def read_synthetic_images(folder: Path, split: Literal["train", "val"]) -> LabelledSet:
-    """The images of a list, with exact masks and the tags of tags.csv.
+    """The images of a list, with the tags of tags.csv, and with exact masks where there are any.
 
     Args:
-        folder: OUT of `f2f synth`, or OUT/images.
+        folder: OUT of `f2f synth`, OUT/images, or tagged images that are laid out like these.
         split: which list.
 
     Raises:
@@ -29,7 +29,7 @@ def read_synthetic_images(folder: Path, split: Literal["train", "val"]) -> Label
     classes = read_class_names(root / "labels.txt")
     listed = read_tagged_images(root)
     images = tuple(_labelled(root, one, classes) for one in (listed.train if split == "train" else listed.val))
-    return LabelledSet(f"{root}, list {split}", classes, images).need_image_files().need_labels()
+    return LabelledSet(f"{root}, list {split}", classes, images).need_image_files()
 
 
 def with_exact_masks(out: Path, truth: Path) -> LabelledSet:
