@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -90,9 +91,10 @@ def _add_row(name: str, row: dict[str, object]) -> None:
 
 def _measure_labels(experiments: Sequence[Experiment], material: Material) -> None:
     """Proxy masks and filters beside the truth, where they are not measured yet."""
-    if "frames" in experiments and not _rows("study_labels"):
-        rows = [_label_row(rule, frames, material) for rule in RULES for frames in FRAMES]
-        write_rows("study_labels", rows, _PACKAGES)
+    if "frames" in experiments:
+        done = {(row["rule"], int(row["frames"])) for row in _rows("study_labels")}
+        for rule, frames in sorted({*product(RULES, FRAMES)} - done):
+            _add_row("study_labels", _label_row(rule, frames, material))
     if "filter" in experiments and not _rows("study_filter"):
         write_rows("study_filter", material.filter_rows(), _PACKAGES)
 
