@@ -31,6 +31,7 @@ def label_command(options: LabelOptions, *, json: bool = False) -> int:
         options: what to label and how.
         json: print the summary as JSON instead of a table
     """
+    from f2f.engine.layout import layout_of
     from f2f.engine.pipeline import label
     from f2f.engine.progress import show_progress
 
@@ -42,7 +43,8 @@ def label_command(options: LabelOptions, *, json: bool = False) -> int:
         return EXIT_INTERRUPTED
     _print(summary, json)
     if not json:
-        print(f"masks: {options.out / 'voc' / 'SegmentationClass'}\ntable: {options.out / 'labels.parquet'}")
+        masks = layout_of(options.out, {"format": options.write.format}).masks
+        print(f"masks: {masks}\ntable: {options.out / 'labels.parquet'}")
     return summary.exit_code
 
 

@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from f2f.engine.errors import UsageError
+from f2f.engine.layout import Layout, layout_of
 from f2f.engine.picture import open_image
 from f2f.engine.records import MaskRecord, VideoRecord, read_shards
 from f2f.engine.run import read_run
@@ -79,7 +80,8 @@ def evaluate_masks(pred: Path, truth: Path) -> MaskEvaluation:
     videos = {video.id: video for shard in shards for video in shard.videos}
     masks = [mask for shard in shards for mask in shard.masks]
     names = _truth_classes(truth, run["classes"])
-    scored = [(mask, _score(pred, truth, mask, videos[mask.input], run["classes"], names)) for mask in masks]
+    layout = layout_of(pred, run["options"])
+    scored = [(mask, _score(layout, truth, mask, videos[mask.input], run["classes"], names)) for mask in masks]
     found = [(mask, scores) for mask, scores in scored if scores is not None]
     if not found:
         raise UsageError(
@@ -114,13 +116,18 @@ def _truth_classes(truth: Path, fallback: Sequence[str]) -> list[str]:
 
 
 def _score(
-    pred: Path, truth: Path, mask: MaskRecord, video: VideoRecord, classes: Sequence[str], truth_classes: Sequence[str]
+    layout: Layout,
+    truth: Path,
+    mask: MaskRecord,
+    video: VideoRecord,
+    classes: Sequence[str],
+    truth_classes: Sequence[str],
 ) -> MaskScores | None:
     path = truth_file(truth, mask, video)
     if path is None:
         return None
     true = _true_mask(path, truth_classes.index(mask.query_class) + 1 if mask.query_class in truth_classes else None)
-    labels = open_image(pred / "voc" / "SegmentationClass" / f"{mask.id}.png")
+    labels = open_image(layout.find(mask.id, "mask"))
     predicted = np.asarray(labels.resize((true.shape[1], true.shape[0]), Image.Resampling.NEAREST))
     return overlap(predicted == list(classes).index(mask.query_class) + 1, true)
 

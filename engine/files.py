@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from f2f.engine.errors import MachineError
 
@@ -39,12 +40,23 @@ def write_aside(path: Path, data: bytes) -> None:
     Raises:
         MachineError: the disk does not take it.
     """
+    with open_aside(path) as stream:
+        stream.write(data)
+
+
+@contextmanager
+def open_aside(path: Path) -> Iterator[BinaryIO]:
+    """A file to be written beside `path`, which is renamed there at the end, or removed where that is not reached.
+
+    Raises:
+        MachineError: the disk does not take it.
+    """
     aside = path.with_name(f".{path.name}.part")
     with machine_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with aside.open("wb") as stream:
-                stream.write(data)
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             aside.replace(path)

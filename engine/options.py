@@ -165,7 +165,8 @@ class RuleOptions:
     sure: float = 0.5
     """rule f2f: a pixel whose likeliest label has a lower probability is ignored"""
     confidence: bool = False
-    """rule f2f: also write voc/Confidence/<id>.png, the probability of every pixel's label (255: certain)"""
+    """rule f2f: also write the probability of every pixel's label (255: certain), voc/Confidence/<id>.png or
+    <id>.confidence.png"""
     sure_background: bool = False
     """rule f2f: background that is salient is ignored, for it may be a part of the object; for trainings that grow
     seeds"""
@@ -187,15 +188,15 @@ class RuleOptions:
 class WriteOptions:
     """What is written, and how it is committed."""
 
-    format: Literal["voc"] = "voc"
-    """layout of the masks: Pascal VOC folders"""
+    format: Literal["voc", "webdataset"] = "voc"
+    """layout of the masks: Pascal VOC's folders, or WebDataset's tars, one per shard"""
     shard_videos: int = 16
     """inputs that are committed together; a killed run loses at most the open shards"""
     debug_dir: Path | None = None
     """folder that receives a picture of the flow of every window worked on (default: none are drawn)"""
 
     def __post_init__(self) -> None:
-        _require(self.format == "voc", "format", self.format, "voc")
+        _require(self.format in {"voc", "webdataset"}, "format", self.format, "voc or webdataset")
         _require(1 <= self.shard_videos <= 100_000, "shard_videos", self.shard_videos, "1 to 100000 inputs")
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from f2f.engine.errors import UsageError
+from f2f.engine.tars import TarMember
 from f2f.engine.types import BACKGROUND, IGNORE, ImageArray
 from f2f.engine.write import voc_palette
 
@@ -24,15 +25,16 @@ BAD_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Ima
 """what Pillow raises for files that are broken, foreign or too large"""
 
 
-def open_image(path: Path) -> Image.Image:
-    """The image in a file.
+def open_image(path: Path | TarMember) -> Image.Image:
+    """The image in a file, which may lie in a tar.
 
     Raises:
         UsageError: there is none, or it cannot be read.
     """
     try:
-        image = Image.open(path)
-        image.load()
+        with path.open("rb") as stream:
+            image = Image.open(stream)
+            image.load()
     except BAD_IMAGE as error:
         raise UsageError(f"{path} cannot be read as an image ({error}); restore it, or remove it") from error
     return image

@@ -121,7 +121,7 @@ def run_shards(
     rows = [number for shard in shards for number in run.shard_rows(shard)]
     progress = Progress(len(run.rows), settled=len(run.rows) - len(rows))
     known = {number: channel for number, channel in queries.items() if channel is not None}
-    writer = ShardWriter(run, known, lambda _: _count_commit(progress), options.aggregation.confidence)
+    writer = ShardWriter(run, known, lambda _: _count_commit(progress))
     try:
         _refuse_unusable(rows, run, known, writer, progress)
         usable = [(number, run.rows[number]) for number in rows if number in known and not run.rows[number].problem]

@@ -3,7 +3,7 @@
 OUT/run.json             what decides the results, pinned: options, networks, input list, shards; and a note of
                          where source and networks were
 OUT/shards/000000.json   a committed shard: its inputs' and masks' records
-OUT/summary.json, videos.parquet, labels.parquet, voc/ImageSets/…   rebuilt from the records
+OUT/summary.json, videos.parquet, labels.parquet, and the lists of the layout   rebuilt from the records
 """
 
 from __future__ import annotations
@@ -215,15 +215,12 @@ def summarize(inputs: int, shards: Iterable[ShardRecord]) -> Summary:
 
 
 def rebuild_lists(out: Path, run: Mapping[str, Any], shards: Sequence[ShardRecord]) -> Summary:
-    """Write the tables, lists and the summary anew from the records, sorted by id."""
+    """Write the tables and the summary anew from the records, sorted by id."""
     videos = sorted((video for shard in shards for video in shard.videos), key=lambda video: os.fsencode(video.id))
     masks = sorted((mask for shard in shards for mask in shard.masks), key=lambda mask: mask.id)
     origin = {key: json.dumps(run[key], sort_keys=True) for key in ("networks", "options")}
     _write_table(out / "videos.parquet", VideoRecord, videos, {})
     _write_table(out / "labels.parquet", MaskRecord, masks, origin)
-    lists = out / "voc" / "ImageSets" / "Segmentation" / "train.txt"
-    write_aside(lists, "".join(f"{mask.id}\n" for mask in masks).encode())
-    write_aside(out / "voc" / "labels.txt", "".join(f"{name}\n" for name in ["background", *run["classes"]]).encode())
     summary = summarize(len(run["inputs"]), shards)
     write_aside(out / "summary.json", to_json(summary).encode())
     return summary

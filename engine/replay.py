@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from f2f.engine.errors import RunMismatchError, UsageError
+from f2f.engine.layout import Layout, layout_of
 from f2f.engine.options import LabelOptions
 from f2f.engine.picture import open_image
 from f2f.engine.pipeline import Networks, open_networks
@@ -38,6 +39,8 @@ class Replay:
     """the same frames; `video` is 0"""
     networks: Networks
     """without the saliency"""
+    layout: Layout
+    """where the mask lies"""
     options: LabelOptions
     """those of the run, with `saliency` none"""
 
@@ -54,17 +57,19 @@ def replay(run: Path, mask: str, asked: Mapping[str, str | None]) -> Replay:
         UsageError: no such run or mask, or the video cannot be found or has changed.
         RunMismatchError: a network is not the run's.
     """
-    pinned, record = read_run(run), _find_mask(run, mask)
+    pinned = read_run(run)
+    layout = layout_of(run, pinned["options"])
+    record = _find_mask(run, layout, mask)
     options = _options(run, pinned, asked)
     networks = open_networks(options)
     _refuse_other_networks(pinned, networks, options)
     frames = _decode_again(record, options)
-    _refuse_other_frames(run, record, frames)
+    _refuse_other_frames(layout, record, frames)
     classes = tuple(pinned["classes"].index(name) for name in record.classes)
-    return Replay(record, Window(0, record.window, frames, classes, record.scores), networks, options)
+    return Replay(record, Window(0, record.window, frames, classes, record.scores), networks, layout, options)
 
 
-def _find_mask(run: Path, start: str) -> MaskRecord:
+def _find_mask(run: Path, layout: Layout, start: str) -> MaskRecord:
     masks = [mask for shard in read_shards(run) for mask in shard.masks]
     found = [mask for mask in masks if mask.id == start] or [mask for mask in masks if mask.id.startswith(start)]
     if len(found) == 1:
@@ -72,7 +77,7 @@ def _find_mask(run: Path, start: str) -> MaskRecord:
     fitting = f"{len(found)} ids begin ({', '.join(mask.id for mask in found[:3])}, …)" if found else "no id begins"
     raise UsageError(
         f"{start!r} names none of the {len(masks)} masks in {run}: {fitting} with it; accepted: an entry of the "
-        f"column `id` of {run / 'labels.parquet'}, a file name of {run / 'voc' / 'SegmentationClass'} without suffix, "
+        f"column `id` of {run / 'labels.parquet'}, a file name of {layout.masks} without suffix, "
         "or its beginning; give one"
     )
 
@@ -143,8 +148,8 @@ def _input(mask: MaskRecord, options: LabelOptions) -> InputRow:
     return rows[0]
 
 
-def _refuse_other_frames(run: Path, mask: MaskRecord, frames: Sequence[Frame]) -> None:
-    written = np.asarray(open_image(run / "voc" / "JPEGImages" / f"{mask.id}.jpg"))  # [H, W, 3]
+def _refuse_other_frames(layout: Layout, mask: MaskRecord, frames: Sequence[Frame]) -> None:
+    written = np.asarray(open_image(layout.find(mask.id, "frame")))  # [H, W, 3]
     for frame in frames:
         if frame.image.shape != written.shape:
             sizes = ["x".join(map(str, shape[1::-1])) for shape in (frame.image.shape, written.shape)]

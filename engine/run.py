@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +13,12 @@ from typing import Any
 
 from f2f.engine.errors import RunMismatchError, UsageError
 from f2f.engine.files import machine_errors, write_aside
+from f2f.engine.layout import LAYOUTS, Layout, layout_of
 from f2f.engine.records import ShardRecord, Summary, read_shards, rebuild_lists, summarize
 from f2f.engine.source import printable
 from f2f.engine.types import InputRow
 
-_OWN = {"run.json", "summary.json", "videos.parquet", "labels.parquet", "shards", "voc", ".staging", ".lock"}
+_OWN = {"run.json", "summary.json", "videos.parquet", "labels.parquet", "shards", ".staging", ".lock", *LAYOUTS}
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,11 @@ class Run:
         """Channel order of the classifier."""
         return tuple(self.pinned["classes"])
 
+    @property
+    def layout(self) -> Layout:
+        """Where the files of its masks lie."""
+        return layout_of(self.out, self.pinned["options"])
+
     def shard_rows(self, shard: int) -> range:
         """Numbers of the inputs of a shard."""
         return range(*self.pinned["shards"][shard])
@@ -49,7 +54,9 @@ class Run:
 
     def rebuild(self) -> Summary:
         """Write tables, lists and summary anew from all records there are now."""
-        return rebuild_lists(self.out, self.pinned, read_shards(self.out))
+        shards = read_shards(self.out)
+        self.layout.write_lists(sorted(mask.id for record in shards for mask in record.masks), self.classes)
+        return rebuild_lists(self.out, self.pinned, shards)
 
 
 def open_run(
@@ -81,9 +88,9 @@ def open_run(
     }
     if pinned != old:
         write_aside(path, (json.dumps(pinned, indent=1) + "\n").encode())
-    committed = read_shards(out)
-    _remove_orphans(out, committed)
-    return Run(out, pinned, tuple(ordered), tuple(committed))
+    run = Run(out, pinned, tuple(ordered), tuple(read_shards(out)))
+    _remove_orphans(run)
+    return run
 
 
 def read_summary(out: Path) -> Summary:
@@ -195,11 +202,7 @@ def _slices(old: list[list[int]], inputs: int, shard_videos: int) -> list[list[i
     return old + [[first, min(first + shard_videos, inputs)] for first in range(start, inputs, shard_videos)]
 
 
-def _remove_orphans(out: Path, committed: Sequence[ShardRecord]) -> None:
+def _remove_orphans(run: Run) -> None:
     """Remove what an interrupted run left: staged files, and files in place that no record names."""
-    shutil.rmtree(out / ".staging", ignore_errors=True)
-    named = {mask.id for record in committed for mask in record.masks}
-    for folder in ("JPEGImages", "SegmentationClass"):
-        for path in (out / "voc" / folder).glob("*"):
-            if path.stem not in named:
-                path.unlink()
+    run.layout.clear_staging()
+    run.layout.remove_others({record.shard: [mask.id for mask in record.masks] for record in run.committed})

@@ -74,18 +74,18 @@ def show_mask(
     again = replay(run, mask, {"source": source, "classifier": classifier, "flow": flow})
     path = out or run / "show" / f"{again.mask.id}.png"
     stream = io.BytesIO()
-    _draw(run, again).save(stream, "PNG")
+    _draw(again).save(stream, "PNG")
     write_aside(path, stream.getvalue())
     return path
 
 
-def _draw(run: Path, again: Replay) -> Image.Image:
+def _draw(again: Replay) -> Image.Image:
     """One column per frame, and one for the mask as it is on disk."""
     mask, window, rule = again.mask, again.window, again.options.aggregation.rule
     cams = MultiScaleCams(again.networks.classifier, again.options.cam.scales)
     rows = _rows_by_evidence(again, cams) if rule == "f2f" else _rows_by_the_paper(again, cams)
     frames = [frame.image for frame in window.frames]
-    labels = open_image(run / "voc" / "SegmentationClass" / f"{mask.id}.png")
+    labels = open_image(again.layout.find(mask.id, "mask"))
     last = [np.asarray(labels.convert("RGB")), None, None, overlay(frames[-1], np.asarray(labels))]
     headings = [f"{number}:  {frame.pts_seconds:.2f} s" for number, frame in enumerate(window.frames, 1)]
     cells = [[*row, end] for row, end in zip([frames, *rows.pictures], last, strict=True)]

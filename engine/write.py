@@ -1,7 +1,7 @@
-"""Write: masks and frames in Pascal VOC layout, committed shard by shard.
+"""Write: masks and frames, committed shard by shard.
 
-Files are written aside, renamed into place when the last video of their shard has ended, and the rename of the
-shard's record is the commit. Names are hashes: nothing from the crawl becomes part of a path.
+Files are written aside and put in place by the run's layout when the last video of their shard has ended; the rename
+of the shard's record is the commit. Names are hashes: nothing from the crawl becomes part of a path.
 """
 
 from __future__ import annotations
@@ -9,20 +9,18 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from f2f.engine.files import machine_errors, write_aside
+from f2f.engine.files import write_aside
+from f2f.engine.layout import Part
 from f2f.engine.records import MaskRecord, ShardRecord, Status, VideoRecord, to_json, unusable, video_record
 from f2f.engine.run import Run
 from f2f.engine.stage import StageClock
 from f2f.engine.types import BACKGROUND, IGNORE, ImageArray, LabelledWindow, VideoEnd, Window
 
-_FRAMES, _MASKS, _CONFIDENCE = "JPEGImages", "SegmentationClass", "Confidence"
 _JPEG_QUALITY = 95
 
 
@@ -83,11 +81,10 @@ class ShardWriter:
         run: Run,
         queries: Mapping[int, int],
         on_commit: Callable[[ShardRecord], None] = lambda _: None,
-        confidence: bool = False,
     ) -> None:
-        """`queries` maps a video to the channel of its query's class; `confidence`: a map of it beside every mask."""
+        """`queries` maps a video to the channel of its query's class."""
         self._run, self._queries, self._on_commit = run, queries, on_commit
-        self._suffixes = {_FRAMES: ".jpg", _MASKS: ".png"} | ({_CONFIDENCE: ".png"} if confidence else {})
+        self._layout = run.layout
         self._masks: dict[int, list[MaskRecord]] = {}
         self._videos: dict[int, VideoRecord] = {}
         self._shard_of = {row: shard for shard in run.pending_shards() for row in run.shard_rows(shard)}
@@ -99,17 +96,15 @@ class ShardWriter:
     def add(self, labelled: LabelledWindow) -> MaskRecord:
         """Write a mask and its frame aside."""
         record = self._mask_record(labelled)
-        staging = self._staging(labelled.window.video)
-        frame = labelled.window.frames[-1].image
-        content = {_FRAMES: encode_frame(frame), _MASKS: encode_mask(labelled.labels)}
-        if _CONFIDENCE in self._suffixes:
+        files: dict[Part, bytes] = {
+            "frame": encode_frame(labelled.window.frames[-1].image),
+            "mask": encode_mask(labelled.labels),
+            "record": to_json(record).encode(),
+        }
+        if "confidence" in self._layout.parts:
             assert labelled.confidence is not None, "the rule gives it"
-            content[_CONFIDENCE] = encode_grey(labelled.confidence)
-        for folder, data in content.items():
-            name = f"{folder}/{record.id}{self._suffixes[folder]}"
-            with machine_errors(staging / name):
-                (staging / name).parent.mkdir(parents=True, exist_ok=True)
-                (staging / name).write_bytes(data)
+            files["confidence"] = encode_grey(labelled.confidence)
+        self._layout.stage(self._shard_of[labelled.window.video], record.id, files)
         self._masks.setdefault(labelled.window.video, []).append(record)
         return record
 
@@ -126,7 +121,7 @@ class ShardWriter:
 
     def abandon(self) -> None:
         """Remove what open shards wrote aside."""
-        shutil.rmtree(self._run.out / ".staging", ignore_errors=True)
+        self._layout.clear_staging()
 
     def _note(self, video: int, record: VideoRecord) -> VideoRecord:
         self._videos[video] = record
@@ -139,25 +134,15 @@ class ShardWriter:
     def _commit(self, shard: int, rows: range) -> None:
         videos = tuple(self._videos.pop(row) for row in rows)
         masks = tuple(mask for row in rows for mask in sorted(self._masks.pop(row, []), key=lambda mask: mask.id))
-        staging = self._run.out / ".staging" / f"{shard:06d}"
-        for folder, suffix in self._suffixes.items():
-            target = self._run.out / "voc" / folder
-            with machine_errors(target):
-                target.mkdir(parents=True, exist_ok=True)
-                for mask in masks:
-                    (staging / folder / f"{mask.id}{suffix}").replace(target / f"{mask.id}{suffix}")
+        self._layout.publish(shard, [mask.id for mask in masks])
         record = ShardRecord(shard, videos, masks)
         write_aside(self._run.out / "shards" / f"{shard:06d}.json", to_json(record).encode())
-        shutil.rmtree(staging, ignore_errors=True)
+        self._layout.clear_staging(shard)
         self._on_commit(record)
-
-    def _staging(self, video: int) -> Path:
-        return self._run.out / ".staging" / f"{self._shard_of[video]:06d}"
 
     def _drop_masks(self, video: int) -> None:
         for mask in self._masks.pop(video, []):
-            for folder, suffix in self._suffixes.items():
-                (self._staging(video) / folder / f"{mask.id}{suffix}").unlink(missing_ok=True)
+            self._layout.drop(self._shard_of[video], mask.id)
 
     def _mask_record(self, labelled: LabelledWindow) -> MaskRecord:
         window, labels = labelled.window, labelled.labels

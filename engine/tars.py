@@ -1,0 +1,96 @@
+"""Tars: the plain files inside an uncompressed tar, found by its headers and read where they lie.
+
+Nothing is extracted, no name becomes a path, no link is followed.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from f2f.engine.errors import UsageError
+
+_HEADER_BYTES = 1 << 20
+"""longest header that is read: a header may claim any length, and is read into memory"""
+
+
+@dataclass(frozen=True)
+class TarMember:
+    """A plain file inside a tar; opened like a path."""
+
+    tar: Path
+    name: str
+    offset: int
+    """of its first byte in the tar"""
+    size: int
+    """bytes"""
+
+    def open(self, mode: Literal["rb"] = "rb") -> BinaryIO:
+        """Its bytes.
+
+        Raises:
+            OSError: the tar cannot be read or is cut off.
+        """
+        with self.tar.open(mode) as stream:
+            stream.seek(self.offset)
+            data = stream.read(self.size)
+        if len(data) < self.size:
+            raise OSError(f"{self} is cut off after {len(data)} of {self.size} bytes")
+        return io.BytesIO(data)
+
+    def is_file(self) -> bool:
+        """Whether it can be opened; it is in the tar, so yes."""
+        return True
+
+    def __str__(self) -> str:
+        return f"{self.tar}/{self.name}"
+
+
+class _Headers(io.BufferedReader):
+    """A tar's file, which no header makes to be read at length."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= _HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size} bytes; at most {_HEADER_BYTES} are read")
+        return super().read(size)
+
+
+def entries(path: Path) -> Iterator[tarfile.TarInfo]:
+    """The entries of an uncompressed tar, of all kinds, in their order; their data is passed over.
+
+    Raises:
+        OSError, tarfile.TarError: the file is no such tar, or ends in the middle.
+    """
+    with _headers(path) as stream, tarfile.open(fileobj=stream, mode="r:", errorlevel=2) as tar:
+        while (entry := tar.next()) is not None:
+            yield entry
+            tar.members.clear()  # else all are kept
+
+
+@contextmanager
+def _headers(path: Path) -> Iterator[_Headers]:
+    with path.open("rb", buffering=0) as raw, _Headers(raw, 4096) as stream:
+        yield stream
+
+
+def is_plain(entry: tarfile.TarInfo) -> bool:
+    """Whether an entry is a file whose bytes lie in the tar as they are."""
+    return entry.isreg() and not entry.issparse()
+
+
+def find_members(path: Path) -> dict[str, TarMember]:
+    """The plain files of a tar by name.
+
+    Raises:
+        UsageError: it is not a readable, uncompressed tar.
+    """
+    try:
+        found = (entry for entry in entries(path) if is_plain(entry))
+        return {entry.name: TarMember(path, entry.name, entry.offset_data, entry.size) for entry in found}
+    except (OSError, tarfile.TarError) as error:
+        raise UsageError(f"{path} cannot be read ({error}); accepted: an uncompressed tar; restore it") from error
