@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from f2f.engine.errors import UsageError
-from f2f.engine.tars import TarMember
+from f2f.engine.tars import ImageFile
 from f2f.engine.types import BACKGROUND, IGNORE, ImageArray
 from f2f.engine.write import voc_palette
 
@@ -25,7 +24,7 @@ BAD_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Ima
 """what Pillow raises for files that are broken, foreign or too large"""
 
 
-def open_image(path: Path | TarMember) -> Image.Image:
+def open_image(path: ImageFile) -> Image.Image:
     """The image in a file, which may lie in a tar.
 
     Raises:

@@ -51,6 +51,10 @@ class TarMember:
         return f"{self.tar}/{self.name}"
 
 
+ImageFile = Path | TarMember
+"""where an image lies"""
+
+
 class _Headers(io.BufferedReader):
     """A tar's file, which no header makes to be read at length."""
 

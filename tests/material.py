@@ -275,6 +275,7 @@ class Setup:
     scales: tuple[float, ...] = (1.0,)
     rule: str = "paper"
     confidence: bool = False
+    format: str = "voc"
     sources: SourceOptions = field(default_factory=SourceOptions)
 
     def options(self, source: Path, out: Path, networks: TinyNetworks) -> LabelOptions:
@@ -301,7 +302,7 @@ class Setup:
             ),
             cam=CamOptions(scales=self.scales, theta_f=self.theta_f),
             aggregation=RuleOptions(rule=self.rule, confidence=self.confidence),  # type: ignore[arg-type]  # as above
-            write=WriteOptions(shard_videos=self.shard_videos),
+            write=WriteOptions(shard_videos=self.shard_videos, format=self.format),  # type: ignore[arg-type]  # as above
             runtimes=RuntimeOptions(threads=1),
         )
 

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from f2f.engine.errors import UsageError
 from f2f.engine.picture import open_image
+from f2f.engine.tars import ImageFile
 from f2f.training.segmentation.images import LabelledImage, LabelledSet
 
 
@@ -83,7 +84,7 @@ def _image(folder: Path, id_: str, classes: tuple[str, ...]) -> TaggedImage:
     return TaggedImage(id_, folder / "JPEGImages" / f"{id_}.jpg", classes)
 
 
-def read_image(path: Path) -> Tensor:
+def read_image(path: ImageFile) -> Tensor:
     """[3,H,W] RGB 0..1."""
     pixels = np.array(open_image(path).convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255

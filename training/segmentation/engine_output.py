@@ -1,17 +1,21 @@
-"""V: what `f2f label` wrote, as a set to train on.
+"""V: what `f2f label` wrote, in folders or tars, as a set to train on.
 
 The tags of a mask are its window's label set (column `classes` of labels.parquet), also where the mask has no pixel of
-a class. Nothing is read that a name or a link would take from outside the folder.
+a class. Nothing is read that a name or a link would take from outside the folder, and of tars nothing but their plain
+files, where they lie.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from f2f.engine.errors import UsageError
+from f2f.engine.layout import SUFFIXES, Part
+from f2f.engine.tars import ImageFile, find_members
 from f2f.training.segmentation.images import LabelledImage, LabelledSet, is_plain_name, read_class_names
 
 _COLUMNS = ("id", "classes")
@@ -33,7 +37,8 @@ def read_engine_output(out: Path) -> LabelledSet:
     Raises:
         UsageError: `out` holds no finished run, or a file is missing, broken or lies elsewhere.
     """
-    table, names = out / "labels.parquet", out / "voc" / "labels.txt"
+    table, in_tars = out / "labels.parquet", (out / "webdataset").is_dir()
+    names = out / ("webdataset" if in_tars else "voc") / "labels.txt"
     for path in (table, names):
         if not path.is_file():
             raise UsageError(
@@ -41,7 +46,8 @@ def read_engine_output(out: Path) -> LabelledSet:
                 "`f2f label` again to its end"
             )
     classes = read_class_names(names)
-    images = tuple(_labelled(out, row, classes) for row in _read_rows(table))
+    files = _files_in_tars(out) if in_tars else partial(_files_in_folders, out)
+    images = tuple(_labelled(out, row, classes, files) for row in _read_rows(table))
     return LabelledSet(str(out), classes, images).need_image_files()
 
 
@@ -67,27 +73,54 @@ def _row(entry: dict[str, Any]) -> _Row:
     return _Row(str(entry["id"]), tuple(map(str, entry["classes"])), 1.0 if quality is None else float(quality))
 
 
-def _labelled(out: Path, row: _Row, classes: Sequence[str]) -> LabelledImage:
+def _labelled(
+    out: Path, row: _Row, classes: Sequence[str], files: Callable[[str], Mapping[Part, ImageFile]]
+) -> LabelledImage:
     strange = [name for name in row.classes if name not in classes]
     if strange:
-        raise UsageError(f"{out} gives {row.id} the class {strange[0]!r}; accepted: those of voc/labels.txt")
-    paths = {
-        folder: _inside(out, out / "voc" / folder, f"{row.id}{suffix}")
-        for folder, suffix in (("JPEGImages", ".jpg"), ("SegmentationClass", ".png"), ("Confidence", ".png"))
-    }
-    labels, confidence = paths["SegmentationClass"], paths["Confidence"]
-    if not labels.is_file():
-        raise UsageError(
-            f"{labels} is missing, which {out / 'labels.parquet'} lists; run `f2f label` into a new folder"
-        )
+        raise UsageError(f"{out} gives {row.id} the class {strange[0]!r}; accepted: those of labels.txt")
+    found = files(row.id)
     return LabelledImage(
         id=row.id,
-        image=paths["JPEGImages"],
-        labels=labels,
+        image=found["frame"],
+        labels=found["mask"],
         tags=tuple(sorted(classes.index(name) for name in row.classes)),
         weight=row.quality,
-        confidence=confidence if confidence.is_file() else None,
+        confidence=found.get("confidence"),
     )
+
+
+def _files_in_folders(out: Path, id_: str) -> dict[Part, ImageFile]:
+    """The files of a mask: its frame, the mask, and its confidence where there is one."""
+    voc = out / "voc"
+    found: dict[Part, ImageFile] = {
+        "frame": _inside(out, voc / "JPEGImages", f"{id_}.jpg"),
+        "mask": _inside(out, voc / "SegmentationClass", f"{id_}.png"),
+        "confidence": _inside(out, voc / "Confidence", f"{id_}.png"),
+    }
+    if not found["mask"].is_file():
+        raise _missing(out, str(found["mask"]))
+    if not found["confidence"].is_file():
+        del found["confidence"]
+    return found
+
+
+def _files_in_tars(out: Path) -> Callable[[str], dict[Part, ImageFile]]:
+    """The same for masks in tars, whose members are looked up once."""
+    tars = [_inside(out, out / "webdataset", path.name) for path in sorted((out / "webdataset").glob("[0-9]*.tar"))]
+    members = {name: member for tar in tars for name, member in find_members(tar).items()}
+
+    def files(id_: str) -> dict[Part, ImageFile]:
+        names = {part: f"{id_}{suffix}" for part, suffix in SUFFIXES.items()}
+        if names["mask"] not in members or names["frame"] not in members:
+            raise _missing(out, f"{names['mask']} or its frame in the tars of {out / 'webdataset'}")
+        return {part: members[name] for part, name in names.items() if name in members}
+
+    return files
+
+
+def _missing(out: Path, what: str) -> UsageError:
+    return UsageError(f"{what} is missing, which {out / 'labels.parquet'} lists; run `f2f label` into a new folder")
 
 
 def _inside(out: Path, folder: Path, name: str) -> Path:

@@ -17,6 +17,7 @@ from PIL import Image
 from f2f.engine.errors import UsageError
 from f2f.engine.options import MAX_CLASSES
 from f2f.engine.picture import BAD_IMAGE
+from f2f.engine.tars import ImageFile
 from f2f.engine.types import IGNORE, ImageArray
 
 
@@ -26,14 +27,14 @@ class LabelledImage:
 
     id: str
     """file name without suffix, by which its cues and predictions are found"""
-    image: Path
-    labels: Path | None = None
+    image: ImageFile
+    labels: ImageFile | None = None
     """its label map, a palette or grey PNG; None: it has none"""
     tags: tuple[int, ...] = ()
     """classes that it shows, from 0"""
     weight: float = 1.0
     """how much it counts in training, 0 or more"""
-    confidence: Path | None = None
+    confidence: ImageFile | None = None
     """grey PNG of the probability of every label, 255 = certain; None: it has none"""
 
     def __post_init__(self) -> None:
@@ -169,7 +170,7 @@ def label_table(source: str, stored: Sequence[str], classes: Sequence[str]) -> N
     return table
 
 
-def read_label_map(path: Path, class_count: int) -> ImageArray:
+def read_label_map(path: ImageFile, class_count: int) -> ImageArray:
     """The labels [H,W] of a palette or grey PNG.
 
     Raises:
@@ -180,7 +181,7 @@ def read_label_map(path: Path, class_count: int) -> ImageArray:
     return labels
 
 
-def check_labels(path: Path, labels: ImageArray, class_count: int) -> None:
+def check_labels(path: ImageFile, labels: ImageArray, class_count: int) -> None:
     """Refuse labels that mean no class."""
     counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
     strange = [label for label in range(class_count + 1, IGNORE) if counts[label]]
@@ -199,16 +200,16 @@ def read_confidence(image: LabelledImage) -> ImageArray:
     return confidence
 
 
-def image_size_hw(path: Path) -> tuple[int, int]:
+def image_size_hw(path: ImageFile) -> tuple[int, int]:
     """Height and width in px, read from the head of the file."""
     try:
-        with _bombs_as_errors(), Image.open(path) as image:
+        with _bombs_as_errors(), path.open("rb") as stream, Image.open(stream) as image:
             return image.height, image.width
     except BAD_IMAGE as error:
         raise UsageError(f"{path} cannot be read as an image ({error}); restore it, or take it out") from error
 
 
-def check_size(labels: Path, labels_hw: Iterable[int], image: Path, image_hw: Iterable[int]) -> None:
+def check_size(labels: ImageFile, labels_hw: Iterable[int], image: ImageFile, image_hw: Iterable[int]) -> None:
     """Refuse a label map that is not of its image's size, naming both."""
     (given_h, given_w), (wanted_h, wanted_w) = labels_hw, image_hw
     if (given_h, given_w) != (wanted_h, wanted_w):
@@ -222,9 +223,9 @@ def _bombs_as_errors() -> warnings.catch_warnings[None]:
     return warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning)
 
 
-def _read_picture(path: Path, modes: tuple[str, ...], accepted: str) -> ImageArray:
+def _read_picture(path: ImageFile, modes: tuple[str, ...], accepted: str) -> ImageArray:
     try:
-        with _bombs_as_errors(), Image.open(path) as image:
+        with _bombs_as_errors(), path.open("rb") as stream, Image.open(stream) as image:
             mode, pixels = image.mode, np.array(image) if image.mode in modes else None
     except BAD_IMAGE as error:
         raise UsageError(f"{path} cannot be read ({error}); accepted: {accepted}; restore it") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from f2f.engine.options import InferenceOptions
 from f2f.engine.picture import open_image
 from f2f.engine.runtimes.network import NetworkInfo
 from f2f.engine.segmenter import trained_side_px
+from f2f.engine.tars import ImageFile
 from f2f.engine.types import ImageArray
 from f2f.training.options import Accelerator
 from f2f.training.segmentation.deeplab import FullSize
@@ -60,7 +60,7 @@ def device_of(accelerator: Accelerator) -> torch.device:
     return torch.device("cuda" if there and accelerator != "cpu" else "cpu")
 
 
-def read_pixels(path: Path) -> ImageArray:
+def read_pixels(path: ImageFile) -> ImageArray:
     """The image [H,W,3] in a file, as training reads it: RGB, not turned.
 
     Raises:

@@ -13,6 +13,7 @@ import numpy as np
 
 from f2f.engine.errors import UsageError
 from f2f.engine.files import write_aside
+from f2f.engine.tars import ImageFile
 from f2f.engine.types import IGNORE, ImageArray
 from f2f.engine.write import encode_mask
 from f2f.training.segmentation.images import (
@@ -95,7 +96,7 @@ def write_submission(
     write_aside(path, packed.getvalue())
 
 
-def _complete(predictions: Predictions, id_: str, image: Path) -> ImageArray:
+def _complete(predictions: Predictions, id_: str, image: ImageFile) -> ImageArray:
     """A prediction of the image's size that leaves no pixel open."""
     labels = predictions.read(Path(id_))
     check_size(predictions.file(Path(id_)), labels.shape, image, image_size_hw(image))
