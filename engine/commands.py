@@ -37,7 +37,7 @@ def label_command(options: LabelOptions, *, json: bool = False) -> int:
 
     try:
         with show_progress() as on_progress:
-            summary = label(options, on_progress)
+            summary = label(options, on_progress, lambda what: print(what, file=sys.stderr))
     except KeyboardInterrupt:
         sys.stderr.write(_interrupted(options.out))
         return EXIT_INTERRUPTED

@@ -1,8 +1,9 @@
-"""Files that are there whole or not at all, and what a full or broken disk means for a run."""
+"""Files that are there whole or not at all, what a full or broken disk means for a run, and seals that show damage."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,3 +64,29 @@ def open_aside(path: Path) -> Iterator[BinaryIO]:
         except OSError:
             aside.unlink(missing_ok=True)
             raise
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+_SEAL, _END = b',\n "sha256": "', b'"\n}\n'
+
+
+def sealed(text: str) -> bytes:
+    """A JSON object as `json.dumps(…, indent=1)` writes it, with a last entry: the digest of all before it."""
+    body = text.rstrip().removesuffix("\n}").encode()
+    return body + _SEAL + hashlib.sha256(body).hexdigest().encode() + _END
+
+
+def check_seal(data: bytes) -> None:
+    """Check the digest in a file that was sealed; a file of before there were seals passes.
+
+    Raises:
+        ValueError: the file is not what was written.
+    """
+    body, mark, digest = data.rpartition(_SEAL)
+    if mark and digest != hashlib.sha256(body).hexdigest().encode() + _END:
+        raise ValueError("it is not what was written: its digest differs")

@@ -12,13 +12,14 @@ from __future__ import annotations
 import shutil
 import tarfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from f2f.engine.errors import UsageError
-from f2f.engine.files import machine_errors, open_aside, write_aside
+from f2f.engine.files import digest, machine_errors, open_aside
 from f2f.engine.tars import TarMember, find_members
 
 Part = Literal["frame", "mask", "confidence", "record"]
@@ -44,20 +45,33 @@ class Layout(ABC):
         """The folder of the masks."""
 
     @abstractmethod
-    def publish(self, shard: int, ids: Sequence[str]) -> None:
-        """Put the staged files of a shard in place; its record, written next, is the commit."""
+    def publish(self, shard: int, ids: Sequence[str]) -> dict[str, str]:
+        """Put the staged files of a shard in place; its record, written next, is the commit.
+
+        Files of masks `ids` that are not staged are in place since the shard was committed before, and stay.
+
+        Returns:
+            sha256 of the files it put in place, by their path below OUT.
+        """
 
     @abstractmethod
-    def remove_others(self, committed: Mapping[int, Sequence[str]]) -> None:
-        """Remove files that are not of the `committed` shards' masks."""
+    def files(self, shard: int, ids: Sequence[str]) -> list[Path]:
+        """The files in place of a committed shard that holds masks `ids`."""
+
+    @abstractmethod
+    def remove_others(self, committed: Mapping[int, Sequence[str]], foreign: Mapping[int, Collection[str]]) -> None:
+        """Remove files that are not of the `committed` shards' masks.
+
+        Those of `foreign` shards stay: another process may be about to commit them. Their masks' ids begin so.
+        """
 
     @abstractmethod
     def find(self, id_: str, part: Part) -> Path | TarMember:
         """The file of a mask, to be opened."""
 
     @abstractmethod
-    def write_lists(self, ids: Sequence[str], classes: Sequence[str]) -> None:
-        """Write the lists of masks and classes anew."""
+    def lists(self, ids: Sequence[str], classes: Sequence[str]) -> dict[Path, bytes]:
+        """The lists of masks and classes, and where they lie."""
 
     def stage(self, shard: int, id_: str, files: Mapping[Part, bytes]) -> None:
         """Write a mask's files aside, those that the layout has."""
@@ -72,12 +86,14 @@ class Layout(ABC):
         for part in self.parts:
             self._staged(shard, id_, part).unlink(missing_ok=True)
 
-    def clear_staging(self, shard: int | None = None) -> None:
-        """Remove the staged files of a shard, or of all."""
+    def clear_staging(self, shard: int) -> None:
+        """Remove the staged files of a shard."""
         shutil.rmtree(self._staging(shard), ignore_errors=True)
+        with suppress(OSError):  # other shards are staged there too
+            self._staging(shard).parent.rmdir()
 
-    def _staging(self, shard: int | None) -> Path:
-        return self.out / ".staging" / ("" if shard is None else f"{shard:06d}")
+    def _staging(self, shard: int) -> Path:
+        return self.out / ".staging" / f"{shard:06d}"
 
     def _staged(self, shard: int, id_: str, part: Part) -> Path:
         return self._staging(shard) / f"{id_}{SUFFIXES[part]}"
@@ -98,33 +114,46 @@ class VocLayout(Layout):
         """The folder SegmentationClass."""
         return self.out / "voc" / self._places["mask"][0]
 
-    def publish(self, shard: int, ids: Sequence[str]) -> None:
+    def publish(self, shard: int, ids: Sequence[str]) -> dict[str, str]:
         """Rename a shard's files into their folders."""
+        digests = {}
         for part in self.parts:
             folder = self.out / "voc" / self._places[part][0]
             with machine_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 for id_ in ids:
-                    self._staged(shard, id_, part).replace(self.find(id_, part))
+                    staged, place = self._staged(shard, id_, part), self.find(id_, part)
+                    if staged.exists():
+                        digests[place.relative_to(self.out).as_posix()] = digest(staged)
+                        staged.replace(place)
+        return digests
 
-    def remove_others(self, committed: Mapping[int, Sequence[str]]) -> None:
+    def files(self, shard: int, ids: Sequence[str]) -> list[Path]:
+        """Those of every mask."""
+        return [self.find(id_, part) for id_ in ids for part in self.parts]
+
+    def remove_others(self, committed: Mapping[int, Sequence[str]], foreign: Mapping[int, Collection[str]]) -> None:
         """Remove the files of other masks."""
         named = {id_ for ids in committed.values() for id_ in ids}
+        spared = {prefix for prefixes in foreign.values() for prefix in prefixes}
         for folder, _ in self._places.values():
-            for path in (self.out / "voc" / folder).glob("*"):
-                if path.stem not in named:
-                    path.unlink()
+            with machine_errors(self.out / "voc" / folder):
+                for path in (self.out / "voc" / folder).glob("*"):
+                    if path.stem not in named and path.stem.rpartition("-")[0] not in spared:
+                        path.unlink()
 
     def find(self, id_: str, part: Part) -> Path:
         """Its path."""
         folder, suffix = self._places[part]
         return self.out / "voc" / folder / f"{id_}{suffix}"
 
-    def write_lists(self, ids: Sequence[str], classes: Sequence[str]) -> None:
-        """Write train.txt and labels.txt."""
+    def lists(self, ids: Sequence[str], classes: Sequence[str]) -> dict[Path, bytes]:
+        """train.txt and labels.txt."""
         voc = self.out / "voc"
-        write_aside(voc / "ImageSets" / "Segmentation" / "train.txt", "".join(f"{id_}\n" for id_ in ids).encode())
-        write_aside(voc / "labels.txt", _class_lines(classes))
+        return {
+            voc / "ImageSets" / "Segmentation" / "train.txt": "".join(f"{id_}\n" for id_ in ids).encode(),
+            voc / "labels.txt": _class_lines(classes),
+        }
 
 
 class TarLayout(Layout):
@@ -140,26 +169,37 @@ class TarLayout(Layout):
         """The folder of the tars."""
         return self.out / "webdataset"
 
-    def publish(self, shard: int, ids: Sequence[str]) -> None:
+    def publish(self, shard: int, ids: Sequence[str]) -> dict[str, str]:
         """Write a shard's tar aside and rename it."""
+        path = self._tar(shard)
         if not ids:
-            return
-        files = [self._staged(shard, id_, part) for id_ in sorted(ids) for part in self.parts]
-        with open_aside(self.masks / f"{shard:06d}.tar") as stream:
+            path.unlink(missing_ok=True)
+            return {}
+        before = find_members(path) if path.exists() else {}
+        with open_aside(path) as stream:
             tar = tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - its end is ours
-            for path in files:
-                entry = tarfile.TarInfo(path.name)  # which has mode 0644, and 0 for time and owner
-                entry.size = path.stat().st_size
-                with path.open("rb") as content:
-                    tar.addfile(entry, content)
+            for id_ in sorted(ids):
+                for part in self.parts:
+                    _append(tar, self._staged(shard, id_, part), before)
             tar.close()
+        return {path.relative_to(self.out).as_posix(): digest(path)}
 
-    def remove_others(self, committed: Mapping[int, Sequence[str]]) -> None:
+    def files(self, shard: int, ids: Sequence[str]) -> list[Path]:
+        """Its tar, where it has masks."""
+        return [self._tar(shard)] if ids else []
+
+    def remove_others(self, committed: Mapping[int, Sequence[str]], foreign: Mapping[int, Collection[str]]) -> None:
         """Remove the tars of other shards, and parts of tars."""
-        named = {f"{shard:06d}.tar" for shard, ids in committed.items() if ids}
-        for path in [*self.masks.glob("*.tar"), *self.masks.glob(".*.tar.part")]:
-            if path.name not in named:
-                path.unlink()
+        named = {self._tar(shard).name for shard, ids in committed.items() if ids}
+        spared = {self._tar(shard).name for shard in foreign}
+        spared |= {f".{name}.part" for name in spared}
+        with machine_errors(self.masks):
+            for path in [*self.masks.glob("*.tar"), *self.masks.glob(".*.tar.part")]:
+                if path.name not in named | spared:
+                    path.unlink()
+
+    def _tar(self, shard: int) -> Path:
+        return self.masks / f"{shard:06d}.tar"
 
     def find(self, id_: str, part: Part) -> TarMember:
         """Its place in its shard's tar; raises UsageError where it is in none."""
@@ -174,9 +214,9 @@ class TarLayout(Layout):
         tars = sorted(self.masks.glob("[0-9]*.tar"))
         return {name: member for tar in tars for name, member in find_members(tar).items()}
 
-    def write_lists(self, ids: Sequence[str], classes: Sequence[str]) -> None:
-        """Write labels.txt; the tars are the list of masks."""
-        write_aside(self.masks / "labels.txt", _class_lines(classes))
+    def lists(self, ids: Sequence[str], classes: Sequence[str]) -> dict[Path, bytes]:
+        """labels.txt; the tars are the list of masks."""
+        return {self.masks / "labels.txt": _class_lines(classes)}
 
 
 LAYOUTS: Mapping[str, type[Layout]] = {"voc": VocLayout, "webdataset": TarLayout}
@@ -185,6 +225,16 @@ LAYOUTS: Mapping[str, type[Layout]] = {"voc": VocLayout, "webdataset": TarLayout
 def layout_of(out: Path, options: Mapping[str, Any]) -> Layout:
     """The layout of a run in `out` that pins these `options`."""
     return LAYOUTS[options.get("format", "voc")](out, bool(options.get("confidence")))
+
+
+def _append(tar: tarfile.TarFile, staged: Path, before: Mapping[str, TarMember]) -> None:
+    """Add a staged file, or where there is none the member of that name that the tar held `before`."""
+    content = staged if staged.exists() else before[staged.name]
+    entry = tarfile.TarInfo(staged.name)  # which has mode 0644, and 0 for time and owner
+    with content.open("rb") as stream:
+        entry.size = stream.seek(0, 2)
+        stream.seek(0)
+        tar.addfile(entry, stream)
 
 
 def _class_lines(classes: Sequence[str]) -> bytes:

@@ -235,6 +235,8 @@ class LabelOptions:
     saliency: str = "classical"
     """rule paper, and f2f with --sure-background: foreground prior that decides background: classical (weight-free),
     none, or a network file"""
+    force: bool = False
+    """go on although options, networks or inputs differ from the run's in --out: what they affect is done anew"""
     sources: SourceOptions = field(default_factory=SourceOptions)
     decode: DecodeOptions = field(default_factory=DecodeOptions)
     classify: ClassifyOptions = field(default_factory=ClassifyOptions)
@@ -324,6 +326,7 @@ _NOT_PINNED = {
     "decode_timeout_seconds",
     "query_map",
     "debug_dir",
+    "force",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from f2f.engine.aggregate import aggregate
 from f2f.engine.background import Saliency, decide_background, doubt_background, open_saliency
 from f2f.engine.cam import Activation, MultiScaleCams, activate, activate_softly
+from f2f.engine.claims import claimed, locked
 from f2f.engine.classify import Classifier, classify, without_scores
 from f2f.engine.errors import MachineError, UsageError
 from f2f.engine.evidence import weigh
@@ -24,7 +26,7 @@ from f2f.engine.pool import DecodePool
 from f2f.engine.quality import keep_good
 from f2f.engine.records import MaskRecord, Summary, VideoRecord
 from f2f.engine.refine import refine
-from f2f.engine.run import Run, locked, open_run
+from f2f.engine.run import Run, open_run, refuse_strange_folder
 from f2f.engine.source import class_of_query, printable, read_query_map, read_source
 from f2f.engine.stage import StageClock
 from f2f.engine.types import Frame, InputRow, LabelledWindow, VideoEnd, Window
@@ -66,11 +68,15 @@ class Networks:
     theta_f: float
 
 
-def label(options: LabelOptions, on_progress: Callable[[Progress], None] = lambda _: None) -> Summary:
+def label(
+    options: LabelOptions,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_override: Callable[[str], None] = lambda _: None,
+) -> Summary:
     """Label a source of videos; what `f2f label` does.
 
     Goes on with the run in `options.out` where there is one. Every input ends in the records as ok, partial,
-    skipped or failed.
+    skipped or failed. `on_override` hears what `options.force` overrides, before that happens.
 
     Raises:
         UsageError: the options, networks or source cannot be used, or the folder holds another run.
@@ -82,14 +88,24 @@ def label(options: LabelOptions, on_progress: Callable[[Progress], None] = lambd
     rows = read_source(options.source, options.sources)
     queries = {number: class_of_query(row.query, names, query_map) for number, row in enumerate(rows)}
     refuse_foreign_queries(rows, queries, names)
-    with locked(options.out):
-        decisive = _decisive(options, networks, query_map)
-        run = open_run(options.out, decisive, _given(options), rows, options.write.shard_videos)
+    refuse_strange_folder(options.out)
+    decisive = _decisive(options, networks, query_map)
+    with ExitStack() as claim:
+        with locked(options.out):
+            run, overridden = open_run(
+                options.out, decisive, _given(options), rows, options.write.shard_videos, options.force
+            )
+            shards = run.pending_shards()
+            claim.enter_context(claimed(options.out, shards, sum(len(run.pending_rows(shard)) for shard in shards)))
+            if overridden:
+                on_override(overridden)
+            run.begin(shards)
         queries = {number: class_of_query(row.query, names, query_map) for number, row in enumerate(run.rows)}
         try:
-            run_shards(run.pending_shards(), run, queries, networks, options, on_progress)
+            run_shards(shards, run, queries, networks, options, on_progress)
         finally:
-            summary = run.rebuild()
+            with locked(options.out):
+                summary = run.rebuild()
     return summary
 
 
@@ -117,11 +133,14 @@ def run_shards(
     options: LabelOptions,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> None:
-    """Label the inputs of `shards` and commit each shard when its last input has a record."""
-    rows = [number for shard in shards for number in run.shard_rows(shard)]
+    """Label the inputs of `shards` and commit each shard when its last input has a record.
+
+    The caller has claimed them. Several processes may each do so with shards of their own.
+    """
+    rows = [number for shard in shards for number in run.pending_rows(shard)]
     progress = Progress(len(run.rows), settled=len(run.rows) - len(rows))
     known = {number: channel for number, channel in queries.items() if channel is not None}
-    writer = ShardWriter(run, known, lambda _: _count_commit(progress))
+    writer = ShardWriter(run, known, lambda _: _count_commit(progress), shards)
     try:
         _refuse_unusable(rows, run, known, writer, progress)
         usable = [(number, run.rows[number]) for number in rows if number in known and not run.rows[number].problem]

@@ -8,21 +8,24 @@ OUT/summary.json, videos.parquet, labels.parquet, and the lists of the layout   
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from f2f.engine.errors import UsageError
-from f2f.engine.files import write_aside
+from f2f.engine.files import check_seal, sealed, write_aside
 from f2f.engine.source import printable
 from f2f.engine.types import Failure, InputRow, VideoEnd
 
-Status = Literal["ok", "partial", "skipped", "failed"]
+Status = Literal["ok", "partial", "skipped", "failed", "pending"]
+"""pending, in a record: `f2f retry` asked for it to be done again; stage and reason are those of the last failure"""
 STATUSES: tuple[Status, ...] = ("ok", "partial", "skipped", "failed")
+MAX_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,13 @@ class VideoRecord:
     tags: str = ""
     left_out: int = 0
     """masks whose quality was below --min-quality"""
+    max_attempts: int = MAX_ATTEMPTS
+    """an input that failed so often is quarantined"""
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether it failed so often that `f2f retry` passes over it."""
+        return self.status == "failed" and self.attempts >= self.max_attempts
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,12 @@ class ShardRecord:
     shard: int
     videos: tuple[VideoRecord, ...]
     masks: tuple[MaskRecord, ...]
+    files: dict[str, str] = field(default_factory=dict)
+    """sha256 of every file of the shard by its path below OUT; empty in a run that noted none"""
+
+    def masks_of(self, video: VideoRecord) -> list[MaskRecord]:
+        """The masks of one of its inputs."""
+        return [mask for mask in self.masks if mask.input == video.id]
 
 
 def unusable(row: InputRow, status: Status, reason: str, detail: str) -> VideoRecord:
@@ -132,28 +148,62 @@ def _outcome(end: VideoEnd, masks: int) -> tuple[Status, Failure | None, str, st
     return "skipped", None, reason, detail
 
 
+def file_id(input_id: str, window: int) -> str:
+    """Name of a mask's files: a hash of the input's id and the window's number."""
+    return f"{file_prefix(input_id)}-{window:04d}"
+
+
+def file_prefix(input_id: str) -> str:
+    """What the files of all masks of an input begin with."""
+    return hashlib.sha256(os.fsencode(input_id)).hexdigest()[:16]
+
+
 def to_json(record: Any) -> str:
     """A record as JSON text; names that are not UTF-8 survive as escapes."""
     return json.dumps(asdict(record), indent=1) + "\n"
+
+
+def shard_path(out: Path, shard: int) -> Path:
+    """Where a shard's record lies."""
+    return out / "shards" / f"{shard:06d}.json"
+
+
+def write_shard(out: Path, record: ShardRecord) -> None:
+    """Commit a shard, or commit it anew: readers see the old record or the new one."""
+    write_aside(shard_path(out, record.shard), sealed(to_json(record)))
 
 
 def read_shard(path: Path) -> ShardRecord:
     """A committed shard's record.
 
     Raises:
-        UsageError: the file is not one.
+        UsageError: the file is not one, or not as it was written.
     """
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-        return ShardRecord(
-            entry["shard"],
-            tuple(_make(VideoRecord, video) for video in entry["videos"]),
-            tuple(_make(MaskRecord, mask) for mask in entry["masks"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        data = path.read_bytes()
+        check_seal(data)
+        return _shard(**json.loads(data.decode("utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"{path} is not a shard record ({error}); remove the file and run again: its shard is then done anew"
+            f"{path} is not a shard record ({error}); remove the file, or let `f2f verify --repair` do so, and run "
+            "again: its shard is then done anew"
         ) from error
+
+
+def _shard(
+    shard: int,
+    videos: Sequence[Mapping[str, Any]],
+    masks: Sequence[Mapping[str, Any]],
+    files: Mapping[str, str] | None = None,
+    sha256: str = "",
+) -> ShardRecord:
+    """The record that the entries of its file make; `sha256`, the seal, was checked on the bytes."""
+    return ShardRecord(
+        shard,
+        tuple(_make(VideoRecord, video) for video in videos),
+        tuple(_make(MaskRecord, mask) for mask in masks),
+        dict(files or {}),
+    )
 
 
 def _make(kind: Any, entry: Mapping[str, Any]) -> Any:
@@ -162,7 +212,17 @@ def _make(kind: Any, entry: Mapping[str, Any]) -> Any:
 
 def read_shards(out: Path) -> list[ShardRecord]:
     """All committed shards of a run, by number."""
-    return [read_shard(path) for path in sorted((out / "shards").glob("[0-9]*.json"))]
+    return list(each_shard(out))
+
+
+def each_shard(out: Path) -> Iterator[ShardRecord]:
+    """The same, one at a time."""
+    return (read_shard(path) for path in shard_paths(out))
+
+
+def shard_paths(out: Path) -> list[Path]:
+    """The files of all committed shards, by number."""
+    return sorted((out / "shards").glob("[0-9]*.json"))
 
 
 @dataclass(frozen=True)
@@ -182,6 +242,8 @@ class Summary:
     """how often each reason occurs"""
     queries: dict[str, dict[str, int]]
     """per query: inputs seen so far and masks"""
+    quarantined: int = 0
+    """failed inputs that `f2f retry` passes over, because they failed so often"""
 
     def __post_init__(self) -> None:
         total = self.ok + self.partial + self.skipped + self.failed + self.pending
@@ -195,21 +257,26 @@ class Summary:
 
 def summarize(inputs: int, shards: Iterable[ShardRecord]) -> Summary:
     """Count what the records say."""
-    shards = list(shards)
-    videos = [video for shard in shards for video in shard.videos]
-    status = Counter(video.status for video in videos)
+    count: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     queries: dict[str, dict[str, int]] = {}
-    for video in videos:
-        entry = queries.setdefault(printable(video.query), {"inputs": 0, "masks": 0})
-        entry["inputs"] += 1
-        entry["masks"] += video.masks
+    for shard in shards:
+        count["masks"] += len(shard.masks)
+        for video in shard.videos:
+            count.update({video.status: 1, "left_out": video.left_out, "quarantined": video.quarantined})
+            if video.reason and video.status in STATUSES:
+                reasons[video.reason] += 1
+            entry = queries.setdefault(printable(video.query), {"inputs": 0, "masks": 0})
+            entry["inputs"] += 1
+            entry["masks"] += video.masks
     return Summary(
         inputs=inputs,
-        **{name: status[name] for name in STATUSES},
-        pending=inputs - len(videos),
-        masks=sum(len(shard.masks) for shard in shards),
-        left_out=sum(video.left_out for video in videos),
-        reasons=dict(sorted(Counter(video.reason for video in videos if video.reason).items())),
+        **{name: count[name] for name in STATUSES},
+        pending=inputs - sum(count[name] for name in STATUSES),
+        masks=count["masks"],
+        left_out=count["left_out"],
+        quarantined=count["quarantined"],
+        reasons=dict(sorted(reasons.items())),
         queries=dict(sorted(queries.items())),
     )
 
@@ -218,17 +285,25 @@ def rebuild_lists(out: Path, run: Mapping[str, Any], shards: Sequence[ShardRecor
     """Write the tables and the summary anew from the records, sorted by id."""
     videos = sorted((video for shard in shards for video in shard.videos), key=lambda video: os.fsencode(video.id))
     masks = sorted((mask for shard in shards for mask in shard.masks), key=lambda mask: mask.id)
-    origin = {key: json.dumps(run[key], sort_keys=True) for key in ("networks", "options")}
-    _write_table(out / "videos.parquet", VideoRecord, videos, {})
-    _write_table(out / "labels.parquet", MaskRecord, masks, origin)
+    _write_table(out / "videos.parquet", video_table(videos))
+    _write_table(out / "labels.parquet", mask_table(masks, run))
     summary = summarize(len(run["inputs"]), shards)
     write_aside(out / "summary.json", to_json(summary).encode())
     return summary
 
 
-def _write_table(path: Path, kind: Any, records: Sequence[Any], constants: Mapping[str, str]) -> None:
+def video_table(videos: Sequence[VideoRecord]) -> Any:
+    """The rows of videos.parquet, a `pyarrow.Table`."""
+    return _table(VideoRecord, videos, {})
+
+
+def mask_table(masks: Sequence[MaskRecord], run: Mapping[str, Any]) -> Any:
+    """The rows of labels.parquet, a `pyarrow.Table`: the records, and the run's networks and options."""
+    return _table(MaskRecord, masks, {key: json.dumps(run[key], sort_keys=True) for key in ("networks", "options")})
+
+
+def _table(kind: Any, records: Sequence[Any], constants: Mapping[str, str]) -> Any:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     types = {
         "str": pa.string(), "Status": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(),
@@ -242,8 +317,15 @@ def _write_table(path: Path, kind: Any, records: Sequence[Any], constants: Mappi
         columns[entry.name] = pa.array(values, types[str(entry.type)])
     for name, value in constants.items():
         columns[name] = pa.array([value] * len(records), pa.string())
+    return pa.table(columns)
+
+
+def _write_table(path: Path, table: Any) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink)
+    pq.write_table(table, sink)
     write_aside(path, sink.getvalue().to_pybytes())
 
 

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from f2f.engine.errors import RunMismatchError, UsageError
-from f2f.engine.files import machine_errors, write_aside
+from f2f.engine.files import check_seal, sealed, write_aside
 from f2f.engine.layout import LAYOUTS, Layout, layout_of
-from f2f.engine.records import ShardRecord, Summary, read_shards, rebuild_lists, summarize
+from f2f.engine.records import (
+    ShardRecord,
+    Summary,
+    each_shard,
+    file_prefix,
+    read_shards,
+    rebuild_lists,
+    shard_path,
+    summarize,
+)
 from f2f.engine.source import printable
 from f2f.engine.types import InputRow
 
-_OWN = {"run.json", "summary.json", "videos.parquet", "labels.parquet", "shards", ".staging", ".lock", *LAYOUTS}
+_OWN = {
+    "run.json", "summary.json", "videos.parquet", "labels.parquet", "shards", ".staging", ".lock", ".locks", *LAYOUTS,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,9 @@ class Run:
     rows: tuple[InputRow, ...]
     """inputs in pinned order"""
     committed: tuple[ShardRecord, ...]
-    """shards that were committed when it was opened"""
+    """shards that were committed when it was opened, but for those that are done anew"""
+    anew: tuple[int, ...] = ()
+    """committed shards that no longer count, because `--force` overrode what they pin"""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -43,26 +54,61 @@ class Run:
         """Where the files of its masks lie."""
         return layout_of(self.out, self.pinned["options"])
 
+    @cached_property
+    def record_of(self) -> dict[int, ShardRecord]:
+        """The record of each committed shard."""
+        return {record.shard: record for record in self.committed}
+
     def shard_rows(self, shard: int) -> range:
         """Numbers of the inputs of a shard."""
         return range(*self.pinned["shards"][shard])
 
+    def pending_rows(self, shard: int) -> list[int]:
+        """Numbers of its inputs that are to be done: all, or where it is committed those to be done again."""
+        rows = self.shard_rows(shard)
+        if shard not in self.record_of:
+            return list(rows)
+        videos = self.record_of[shard].videos
+        return [row for row, video in zip(rows, videos, strict=True) if video.status == "pending"]
+
     def pending_shards(self) -> list[int]:
-        """Numbers of the shards that are not committed."""
-        done = {record.shard for record in self.committed}
-        return [shard for shard in range(len(self.pinned["shards"])) if shard not in done]
+        """Numbers of the shards that have inputs to be done."""
+        return [shard for shard in range(len(self.pinned["shards"])) if self.pending_rows(shard)]
+
+    def begin(self, shards: Collection[int]) -> None:
+        """Pin the run, and clear what an interrupted one left of `shards`; do so `locked`, with the shards claimed."""
+        for shard in self.anew:  # before what they were made by is overwritten
+            shard_path(self.out, shard).unlink()
+        path = self.out / "run.json"
+        if not path.exists() or _read_run(path) != self.pinned:
+            write_aside(path, sealed(json.dumps(self.pinned, indent=1)))
+        _remove_leftovers(self, shards)
+        if self.anew:
+            self.rebuild()
 
     def rebuild(self) -> Summary:
-        """Write tables, lists and summary anew from all records there are now."""
-        shards = read_shards(self.out)
-        self.layout.write_lists(sorted(mask.id for record in shards for mask in record.masks), self.classes)
-        return rebuild_lists(self.out, self.pinned, shards)
+        """Write tables, lists and summary anew from all records there are now; do so `locked`."""
+        return rebuild_run(self.out)
+
+
+def rebuild_run(out: Path) -> Summary:
+    """Write tables, lists and summary of the run in `out` anew from its records; do so `locked`."""
+    run, shards = read_run(out), read_shards(out)
+    names = sorted(mask.id for record in shards for mask in record.masks)
+    for path, content in layout_of(out, run["options"]).lists(names, run["classes"]).items():
+        write_aside(path, content)
+    return rebuild_lists(out, run, shards)
 
 
 def open_run(
-    out: Path, decisive: dict[str, Any], given: dict[str, Any], rows: Sequence[InputRow], shard_videos: int
-) -> Run:
-    """Start a run in `out`, or go on with the one that is there.
+    out: Path,
+    decisive: dict[str, Any],
+    given: dict[str, Any],
+    rows: Sequence[InputRow],
+    shard_videos: int,
+    force: bool = False,
+) -> tuple[Run, str]:
+    """Look what is to be done in `out`: start a run, or go on with the one that is there. Writes nothing.
 
     Args:
         out: the output folder.
@@ -70,27 +116,34 @@ def open_run(
         given: where the source and the networks lie now, JSON-ready; may differ when a run goes on.
         rows: the inputs; those a started run does not have yet are appended as new shards.
         shard_videos: inputs of a new shard.
+        force: go on in spite of differences; the shards they affect are done anew.
+
+    Returns:
+        the run; what `force` overrode and what that means, empty where nothing.
 
     Raises:
         RunMismatchError: `out` holds a run that differs; the message lists how.
         UsageError: what `out` holds cannot be read.
     """
-    path = out / "run.json"
-    old = _read_run(path) if path.exists() else None
-    if old is not None:
-        _refuse_difference(out, old, decisive)
-    ordered = _in_pinned_order(out, old["inputs"] if old else [], rows)
+    old = read_run(out) if (out / "run.json").exists() else {**decisive, "shards": [], "inputs": []}
+    differences = _differences(old, decisive)
+    changed = _changed_inputs(old["inputs"], rows)
+    if not force:
+        _refuse(out, differences, changed)
+    committed = read_shards(out)
+    kept, shards = ([], []) if differences else _kept(old, rows)
+    known = {row.id for row in kept}
+    ordered = kept + [row for row in rows if row.id not in known]
     pinned = {
         **decisive,
         "given": given,
-        "shards": _slices(old["shards"] if old else [], len(ordered), shard_videos),
+        "shards": _slices(shards, len(ordered), shard_videos),
         "inputs": [[row.id, row.video, row.query] for row in ordered],
     }
-    if pinned != old:
-        write_aside(path, (json.dumps(pinned, indent=1) + "\n").encode())
-    run = Run(out, pinned, tuple(ordered), tuple(read_shards(out)))
-    _remove_orphans(run)
-    return run
+    anew = _affected(old, bool(differences), changed, committed)
+    run = Run(out, pinned, tuple(ordered), tuple(one for one in committed if one.shard not in anew), tuple(anew))
+    _refuse_foreign_records(run)
+    return run, _overridden(differences, changed, anew, committed)
 
 
 def read_summary(out: Path) -> Summary:
@@ -99,7 +152,7 @@ def read_summary(out: Path) -> Summary:
     Raises:
         UsageError: there is no run.
     """
-    return summarize(len(read_run(out)["inputs"]), read_shards(out))
+    return summarize(len(read_run(out)["inputs"]), each_shard(out))
 
 
 def read_run(out: Path) -> dict[str, Any]:
@@ -113,38 +166,25 @@ def read_run(out: Path) -> dict[str, Any]:
     return _read_run(out / "run.json")
 
 
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold the output folder: a second live run in it is refused, and so is a folder that holds something else.
-
-    Raises:
-        UsageError: `out` is a file, holds files that are no run, or another run is at work in it.
-    """
-    _refuse_strange_folder(out)
-    with machine_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        handle = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"another run is at work in {out}; wait for it, or give another --out") from error
-        yield
-    finally:
-        os.close(handle)
-
-
 def _read_run(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
+        check_seal(data)
+        content: dict[str, Any] = json.loads(data.decode("utf-8"))
+        content.pop("sha256", None)
         if not {"shards", "inputs", "classes", "options", "networks"} <= content.keys():
             raise ValueError("entries are missing")
     except (OSError, ValueError, AttributeError) as error:
-        raise UsageError(f"{path} is not a run's pinned state ({error}); give another --out") from error
+        raise UsageError(f"{path} is not a run's pinned state ({error}); restore it, or give another --out") from error
     return content
 
 
-def _refuse_strange_folder(out: Path) -> None:
+def refuse_strange_folder(out: Path) -> None:
+    """Refuse a folder that holds something else than a run.
+
+    Raises:
+        UsageError: `out` is a file, or holds files that are no run.
+    """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; accepted: a new or empty folder, or one with a run")
     if not out.is_dir() or (out / "run.json").exists():
@@ -162,17 +202,12 @@ def _is_own(name: str) -> bool:
     return name in _OWN or (name.startswith(".") and name.endswith(".part") and name[1:-5] in _OWN)
 
 
-def _refuse_difference(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What decides results and is not the same, a line each."""
     before, now = _flat(old), _flat(new)
     skipped = ("given", "shards", "inputs")
     keys = sorted(key for key in before.keys() | now.keys() if not key.startswith(skipped))
-    lines = [f"  {key}: {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
-    if lines:
-        raise RunMismatchError(
-            f"{out} holds a run that was started differently (there -> asked for):\n"
-            + "\n".join(lines)
-            + "\naccepted: the same options and networks; give them, or another --out"
-        )
+    return [f"  {key}: {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
 
 
 def _flat(entry: Any, prefix: str = "") -> dict[str, Any]:
@@ -181,19 +216,75 @@ def _flat(entry: Any, prefix: str = "") -> dict[str, Any]:
     return {key: value for name in entry for key, value in _flat(entry[name], f"{prefix}.{name}".lstrip(".")).items()}
 
 
-def _in_pinned_order(out: Path, pinned: list[list[str]], rows: Sequence[InputRow]) -> list[InputRow]:
-    """Pinned inputs first, as they were; then the new ones."""
+def _changed_inputs(pinned: list[list[str]], rows: Sequence[InputRow]) -> dict[int, str]:
+    """Pinned inputs by number that the source gives differently or no more, and how."""
     by_id = {row.id: row for row in rows}
-    for name, video, query in pinned:
+    changed = {}
+    for number, (name, video, query) in enumerate(pinned):
         row = by_id.get(name)
         if row is None or (row.video, row.query) != (video, query):
             now = "not in the source" if row is None else f"{printable(row.video)} ({printable(row.query)})"
-            raise RunMismatchError(
-                f"input {printable(name)} of the run in {out} was {printable(video)} ({printable(query)}) and is now "
-                f"{now}; inputs can be added, not changed: restore it, or give another --out"
+            changed[number] = f"{printable(name)} was {printable(video)} ({printable(query)}) and is now {now}"
+    return changed
+
+
+def _refuse(out: Path, differences: Sequence[str], changed: Mapping[int, str]) -> None:
+    if differences:
+        raise RunMismatchError(
+            f"{out} holds a run that was started differently (there -> asked for):\n"
+            + "\n".join(differences)
+            + "\naccepted: the same options and networks; give them, or another --out, or do all anew with --force"
+        )
+    for what in changed.values():
+        raise RunMismatchError(
+            f"input {what}; inputs of the run in {out} can be added, not changed: restore it, or give another --out, "
+            "or do its shard anew with --force"
+        )
+
+
+def _kept(old: dict[str, Any], rows: Sequence[InputRow]) -> tuple[list[InputRow], list[list[int]]]:
+    """Pinned inputs that the source still has, as they were ordered, and their shards without those that are gone."""
+    by_id = {row.id: row for row in rows}
+    names = [name for name, _, _ in old["inputs"]]
+    there = [name in by_id for name in names]
+    before = [0]  # before[n]: inputs that are there among the first n
+    for is_there in there:
+        before.append(before[-1] + is_there)
+    shards = [[before[first], before[last]] for first, last in old["shards"]]
+    return [by_id[name] for name, is_there in zip(names, there, strict=True) if is_there], shards
+
+
+def _affected(
+    old: dict[str, Any], everything: bool, changed: Mapping[int, str], committed: Sequence[ShardRecord]
+) -> list[int]:
+    """Committed shards that are done anew."""
+    if everything:
+        return [record.shard for record in committed]
+    hit = {shard for shard, (first, last) in enumerate(old["shards"]) if any(first <= row < last for row in changed)}
+    return [record.shard for record in committed if record.shard in hit]
+
+
+def _overridden(
+    differences: Sequence[str], changed: Mapping[int, str], anew: Sequence[int], committed: Sequence[ShardRecord]
+) -> str:
+    if not differences and not changed:
+        return ""
+    masks = sum(len(record.masks) for record in committed if record.shard in anew)
+    lines = ["--force overrides what the run pins (there -> asked for):", *differences]
+    lines += [f"  input {what}" for what in changed.values()]
+    lines.append(f"{len(anew)} of {len(committed)} committed shards are done anew, and their {masks} masks removed")
+    return "\n".join(lines)
+
+
+def _refuse_foreign_records(run: Run) -> None:
+    for record in run.committed:
+        pinned = run.pinned["shards"]
+        names = [run.rows[row].id for row in run.shard_rows(record.shard)] if record.shard < len(pinned) else []
+        if names != [video.id for video in record.videos]:
+            raise UsageError(
+                f"{shard_path(run.out, record.shard)} has not the inputs that run.json pins; remove it, or let "
+                "`f2f verify --repair` do so, and run again: its shard is then done anew"
             )
-    known = {name for name, _, _ in pinned}
-    return [by_id[name] for name, _, _ in pinned] + [row for row in rows if row.id not in known]
 
 
 def _slices(old: list[list[int]], inputs: int, shard_videos: int) -> list[list[int]]:
@@ -202,7 +293,14 @@ def _slices(old: list[list[int]], inputs: int, shard_videos: int) -> list[list[i
     return old + [[first, min(first + shard_videos, inputs)] for first in range(start, inputs, shard_videos)]
 
 
-def _remove_orphans(run: Run) -> None:
-    """Remove what an interrupted run left: staged files, and files in place that no record names."""
-    run.layout.clear_staging()
-    run.layout.remove_others({record.shard: [mask.id for mask in record.masks] for record in run.committed})
+def _remove_leftovers(run: Run, shards: Collection[int]) -> None:
+    """Remove what an interrupted run left of `shards`: staged files, and files in place that no record names.
+
+    Files that belong to no input at all go too; those of other shards may be another process's, about to commit.
+    """
+    for shard in shards:
+        run.layout.clear_staging(shard)
+    committed = {record.shard: [mask.id for mask in record.masks] for record in run.committed}
+    others = set(run.pending_shards()).difference(shards)
+    foreign = {shard: {file_prefix(run.rows[row].id) for row in run.shard_rows(shard)} for shard in others}
+    run.layout.remove_others(committed, foreign)

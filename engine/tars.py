@@ -73,7 +73,7 @@ def entries(path: Path) -> Iterator[tarfile.TarInfo]:
     with _headers(path) as stream, tarfile.open(fileobj=stream, mode="r:", errorlevel=2) as tar:
         while (entry := tar.next()) is not None:
             yield entry
-            tar.members.clear()  # else all are kept
+            tar.members.clear()  # type: ignore[attr-defined]  # else all are kept
 
 
 @contextmanager

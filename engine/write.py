@@ -6,17 +6,25 @@ of the shard's record is the commit. Names are hashes: nothing from the crawl be
 
 from __future__ import annotations
 
-import hashlib
 import io
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
 
-from f2f.engine.files import write_aside
 from f2f.engine.layout import Part
-from f2f.engine.records import MaskRecord, ShardRecord, Status, VideoRecord, to_json, unusable, video_record
+from f2f.engine.records import (
+    MaskRecord,
+    ShardRecord,
+    Status,
+    VideoRecord,
+    file_id,
+    to_json,
+    unusable,
+    video_record,
+    write_shard,
+)
 from f2f.engine.run import Run
 from f2f.engine.stage import StageClock
 from f2f.engine.types import BACKGROUND, IGNORE, ImageArray, LabelledWindow, VideoEnd, Window
@@ -45,11 +53,6 @@ def write(
             yield writer.settle(item) if isinstance(item, VideoEnd) else writer.add(item)
 
 
-def file_id(input_id: str, window: int) -> str:
-    """Name of a mask's files: a hash of the input's id and the window's number."""
-    return f"{hashlib.sha256(os.fsencode(input_id)).hexdigest()[:16]}-{window:04d}"
-
-
 def encode_mask(labels: ImageArray) -> bytes:
     """Palette PNG of uint8 labels [H, W]."""
     image = Image.fromarray(labels)
@@ -73,21 +76,39 @@ def encode_frame(pixels: ImageArray) -> bytes:
     return stream.getvalue()
 
 
+@dataclass
+class _OpenShard:
+    """What there is of a shard that is not committed yet, or is to be committed anew."""
+
+    rows: range
+    videos: dict[int, VideoRecord] = field(default_factory=dict)
+    masks: dict[int, list[MaskRecord]] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    """sha256 of the files in place by their path below OUT"""
+
+
 class ShardWriter:
-    """Collects the masks and records of open shards and commits each when its last video has ended."""
+    """Collects the masks and records of open shards and commits each when its last video has ended.
+
+    Of a shard that is committed and has inputs to be done again, all else is kept as it is.
+    """
 
     def __init__(
         self,
         run: Run,
         queries: Mapping[int, int],
         on_commit: Callable[[ShardRecord], None] = lambda _: None,
+        shards: Sequence[int] | None = None,
     ) -> None:
-        """`queries` maps a video to the channel of its query's class."""
+        """`queries` maps a video to the channel of its query's class.
+
+        `shards` are those that are worked on (default: all that have inputs to be done).
+        """
         self._run, self._queries, self._on_commit = run, queries, on_commit
         self._layout = run.layout
-        self._masks: dict[int, list[MaskRecord]] = {}
-        self._videos: dict[int, VideoRecord] = {}
-        self._shard_of = {row: shard for shard in run.pending_shards() for row in run.shard_rows(shard)}
+        self._numbers = tuple(run.pending_shards() if shards is None else shards)
+        self._shards = {shard: _reopened(run, shard) for shard in self._numbers}
+        self._shard_of = {row: shard for shard in self._numbers for row in run.shard_rows(shard)}
 
     def name(self, window: Window) -> str:
         """Name of the files of a window."""
@@ -104,16 +125,17 @@ class ShardWriter:
         if "confidence" in self._layout.parts:
             assert labelled.confidence is not None, "the rule gives it"
             files["confidence"] = encode_grey(labelled.confidence)
-        self._layout.stage(self._shard_of[labelled.window.video], record.id, files)
-        self._masks.setdefault(labelled.window.video, []).append(record)
+        shard = self._shard_of[labelled.window.video]
+        self._layout.stage(shard, record.id, files)
+        self._shards[shard].masks.setdefault(labelled.window.video, []).append(record)
         return record
 
     def settle(self, end: VideoEnd) -> VideoRecord:
         """Note what became of a video; a failed one loses its masks."""
         if end.failure:
             self._drop_masks(end.video)
-        record = video_record(self._run.rows[end.video], end, len(self._masks.get(end.video, [])))
-        return self._note(end.video, record)
+        masks = self._shards[self._shard_of[end.video]].masks.get(end.video, [])
+        return self._note(end.video, video_record(self._run.rows[end.video], end, len(masks)))
 
     def refuse(self, video: int, status: Status, reason: str, detail: str) -> VideoRecord:
         """Note an input that is never opened: `failed`, or `skipped` where nothing is wrong with it."""
@@ -121,28 +143,36 @@ class ShardWriter:
 
     def abandon(self) -> None:
         """Remove what open shards wrote aside."""
-        self._layout.clear_staging()
+        for shard in self._numbers:
+            self._layout.clear_staging(shard)
 
     def _note(self, video: int, record: VideoRecord) -> VideoRecord:
-        self._videos[video] = record
-        shard = self._shard_of[video]
-        rows = self._run.shard_rows(shard)
-        if all(row in self._videos for row in rows):
-            self._commit(shard, rows)
+        number = self._shard_of[video]
+        shard = self._shards[number]
+        before = shard.videos.get(video)
+        if before is not None:
+            record = replace(record, attempts=before.attempts + 1, max_attempts=before.max_attempts)
+        shard.videos[video] = record
+        if all(row in shard.videos and shard.videos[row].status != "pending" for row in shard.rows):
+            self._commit(number, shard)
+            del self._shards[number]
         return record
 
-    def _commit(self, shard: int, rows: range) -> None:
-        videos = tuple(self._videos.pop(row) for row in rows)
-        masks = tuple(mask for row in rows for mask in sorted(self._masks.pop(row, []), key=lambda mask: mask.id))
-        self._layout.publish(shard, [mask.id for mask in masks])
-        record = ShardRecord(shard, videos, masks)
-        write_aside(self._run.out / "shards" / f"{shard:06d}.json", to_json(record).encode())
-        self._layout.clear_staging(shard)
+    def _commit(self, number: int, shard: _OpenShard) -> None:
+        videos = tuple(shard.videos[row] for row in shard.rows)
+        masks = tuple(mask for row in shard.rows for mask in sorted(shard.masks.get(row, []), key=lambda mask: mask.id))
+        ids = [mask.id for mask in masks]
+        files = {**shard.files, **self._layout.publish(number, ids)}
+        there = [path.relative_to(self._run.out).as_posix() for path in self._layout.files(number, ids)]
+        record = ShardRecord(number, videos, masks, {name: files[name] for name in there if name in files})
+        write_shard(self._run.out, record)
+        self._layout.clear_staging(number)
         self._on_commit(record)
 
     def _drop_masks(self, video: int) -> None:
-        for mask in self._masks.pop(video, []):
-            self._layout.drop(self._shard_of[video], mask.id)
+        shard = self._shard_of[video]
+        for mask in self._shards[shard].masks.pop(video, []):
+            self._layout.drop(shard, mask.id)
 
     def _mask_record(self, labelled: LabelledWindow) -> MaskRecord:
         window, labels = labelled.window, labelled.labels
@@ -167,3 +197,13 @@ class ShardWriter:
             height_px=labels.shape[0],
             quality=labelled.quality(query),
         )
+
+
+def _reopened(run: Run, shard: int) -> _OpenShard:
+    """A shard with what is committed of it."""
+    rows, record = run.shard_rows(shard), run.record_of.get(shard)
+    if record is None:
+        return _OpenShard(rows)
+    videos = dict(zip(rows, record.videos, strict=True))
+    masks = {row: record.masks_of(video) for row, video in videos.items()}
+    return _OpenShard(rows, videos, masks, dict(record.files))

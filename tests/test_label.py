@@ -390,19 +390,19 @@ def test_options_that_change_no_result_may_change(finished: Path, videos: Path, 
     assert label(Setup(decoders=3, decode_timeout_seconds=9).options(videos, finished, networks)).ok == 6
 
 
-def test_two_live_runs_in_one_folder(finished: Path, videos: Path, networks: TinyNetworks) -> None:
-    script = (
-        "import fcntl, os, sys; handle = os.open(sys.argv[1], os.O_RDWR); fcntl.flock(handle, fcntl.LOCK_EX); "
-        "print('held', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", script, str(finished / ".lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
-        with pytest.raises(UsageError, match="another run is at work in"):
-            label(Setup().options(videos, finished, networks))
-        other.communicate(b"")
-    assert label(Setup().options(videos, finished, networks)).ok == 6
+def test_two_live_runs_in_one_folder(long_crawl: Path, tmp_path: Path, networks: TinyNetworks) -> None:
+    options = Setup().options(long_crawl, tmp_path / "out", networks)
+    with start_f2f("label", long_crawl, "--out", options.out, *flags(networks)) as first:
+        wait_for(lambda: committed(options.out) >= 1, first)
+        first.send_signal(signal.SIGSTOP)
+        before = contents(options.out)
+        with pytest.raises(UsageError, match=rf"another run is at work in .* \(process {first.pid} on .*wait for it"):
+            label(options)
+        assert contents(options.out) == before
+        first.send_signal(signal.SIGCONT)
+        first.communicate()
+    assert first.returncode == 0
+    assert label(options).ok == 6
 
 
 # ---- the command
