@@ -32,8 +32,8 @@ from worlds import DEMO_CRAWL, JudgedWindow, WorldOptions, judged_windows, real_
 
 from f2f.engine.evaluate import MaskScores, overlap
 from f2f.engine.evidence import evidence_of, share_of_peak
+from f2f.engine.job import open_networks
 from f2f.engine.options import LabelOptions
-from f2f.engine.pipeline import open_networks
 from f2f.engine.refine import probabilities
 from f2f.engine.types import MovingSoftWindow
 from f2f.kernels import pack_planes, soft_union, unpack_planes, warp_union

@@ -29,8 +29,8 @@ from worlds import DEMO_CRAWL, JudgedWindow, WorldOptions, judged_windows, real_
 
 from f2f.engine.evaluate import overlap
 from f2f.engine.evidence import evidence_of
+from f2f.engine.job import open_networks
 from f2f.engine.options import LabelOptions
-from f2f.engine.pipeline import open_networks
 from f2f.engine.quality import estimated_iou, signs
 from f2f.engine.refine import probabilities
 

@@ -23,8 +23,8 @@ from study_filter import classes_of, filter_row, kept_masks, masks_of, write_kep
 from study_frames import FrameScores, read_scores
 
 from f2f.engine.evaluate import MaskEvaluation, evaluate_masks
+from f2f.engine.labelling import label
 from f2f.engine.options import ClassifyOptions, DecodeOptions, LabelOptions, RuleOptions, RuntimeOptions, WindowOptions
-from f2f.engine.pipeline import label
 from f2f.training.options import ClassifierTraining
 from f2f.training.segmentation.cues import make_cues
 from f2f.training.segmentation.training_options import CueOptions

@@ -18,8 +18,8 @@ from PIL import Image
 from f2f.engine.cam import MultiScaleCams, activate_softly
 from f2f.engine.classify import classify, without_scores
 from f2f.engine.flow import follow_both_ways
+from f2f.engine.job import Networks
 from f2f.engine.options import ClassifyOptions, DecodeOptions, LabelOptions, RuntimeOptions, WindowOptions
-from f2f.engine.pipeline import Networks
 from f2f.engine.pool import DecodePool
 from f2f.engine.source import class_of_query, read_source
 from f2f.engine.stage import StageClock

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from f2f.engine.errors import F2FError, MachineError, NetworkError, RunMismatchError, UsageError
     from f2f.engine.evaluate import MaskEvaluation, evaluate_masks
+    from f2f.engine.labelling import label
     from f2f.engine.options import (
         BackgroundOptions,
         CamOptions,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
         WindowOptions,
         WriteOptions,
     )
-    from f2f.engine.pipeline import Progress, label
+    from f2f.engine.pipeline import Progress
     from f2f.engine.records import Summary
     from f2f.engine.run import read_summary
     from f2f.engine.show import show_mask
@@ -47,7 +48,8 @@ _HOMES = {
         "WindowOptions",
         "WriteOptions",
     ),
-    "pipeline": ("Progress", "label"),
+    "labelling": ("label",),
+    "pipeline": ("Progress",),
     "records": ("Summary",),
     "run": ("read_summary",),
     "show": ("show_mask",),

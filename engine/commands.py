@@ -31,8 +31,8 @@ def label_command(options: LabelOptions, *, json: bool = False) -> int:
         options: what to label and how.
         json: print the summary as JSON instead of a table
     """
+    from f2f.engine.labelling import label
     from f2f.engine.layout import layout_of
-    from f2f.engine.pipeline import label
     from f2f.engine.progress import show_progress
 
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -221,6 +222,46 @@ class RuntimeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpreadOptions:
+    """Which processes, on which machines, share a run; does not change results."""
+
+    devices: str = ""
+    """an engine process on each of these, with --threads and --decoders for each: numbers of GPUs as in 0,1 or cpu,cpu
+    (default: this process alone)"""
+    shard: str = ""
+    """i/n: only the shards whose number leaves i when divided by n, for n commands or array jobs with one --out"""
+    ray: str = ""
+    """label by actors on a Ray cluster: auto, or its address; paths must be the same on all of its nodes"""
+    ray_actors: int = 0
+    """actors on the Ray cluster, each with --threads cores (0: 2) and a GPU where it has any (0: as many as there is
+    room for)"""
+
+    def __post_init__(self) -> None:
+        named = not self.devices or re.fullmatch(r"(\d+|cpu)(,(\d+|cpu))*", self.devices)
+        _require(bool(named), "devices", self.devices, "numbers of GPUs or the word cpu, with commas between them")
+        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", self.shard)
+        parted = not self.shard or (found and int(found[1]) < int(found[2]))
+        _require(bool(parted), "shard", self.shard, "i/n with i from 0 to n-1")
+        _require(not (self.devices and self.ray), "ray", f"{self.ray} with --devices", "one of the two")
+        _require(0 <= self.ray_actors <= 100_000, "ray_actors", self.ray_actors, "0 (all there is room for) to 100000")
+
+    @property
+    def device_list(self) -> tuple[str, ...]:
+        """The devices one by one."""
+        return tuple(self.devices.split(",")) if self.devices else ()
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the process that is started does the work itself."""
+        return not self.devices and not self.ray
+
+    def takes(self, shard: int) -> bool:
+        """Whether shards of this number are to be labelled."""
+        mine, count = map(int, self.shard.split("/")) if self.shard else (0, 1)
+        return shard % count == mine
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelOptions:
     """Everything `label` needs; three fields have no default."""
 
@@ -247,6 +288,7 @@ class LabelOptions:
     aggregation: RuleOptions = field(default_factory=RuleOptions)
     write: WriteOptions = field(default_factory=WriteOptions)
     runtimes: RuntimeOptions = field(default_factory=RuntimeOptions)
+    spread: SpreadOptions = field(default_factory=SpreadOptions)
 
     def __post_init__(self) -> None:
         asked = self.aggregation.sure_background
@@ -327,6 +369,10 @@ _NOT_PINNED = {
     "query_map",
     "debug_dir",
     "force",
+    "devices",
+    "shard",
+    "ray",
+    "ray_actors",
 }
 
 

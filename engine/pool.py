@@ -7,10 +7,6 @@ costs its video and is replaced.
     parent -> child   ChildSettings, then DecodeTask | "credit" (a slot is free again) | "cancel" (enough of this
                       video) | "exit"
     child -> parent   FrameMessage | "tick" (alive) | EndMessage
-
-Children are started as programs of their own, not through multiprocessing: they import no more than decoding needs,
-and a user's script needs no `if __name__ == "__main__"`. They are process groups of their own, so that Ctrl-C and
-Ctrl-Z reach the parent alone; without a parent they end by themselves.
 """
 
 from __future__ import annotations
@@ -18,19 +14,18 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import numpy as np
 
+from f2f.engine.children import end_child, exit_code, exit_text, start_child
 from f2f.engine.decode import DecodeState, sample_frames
 from f2f.engine.errors import MachineError, VideoError
 from f2f.engine.files import machine_errors
@@ -277,7 +272,7 @@ class DecodePool:
         try:
             message = child.connection.recv()
         except (EOFError, OSError):
-            ended = _exit_text(_exit_code(child.process))
+            ended = exit_text(exit_code(child.process))
             if not child.started:
                 raise MachineError(f"a decoding process {ended} before it could start; see its words above") from None
             yield self._replace(child, "crashed", ended)
@@ -300,18 +295,7 @@ class DecodePool:
     def _start(self) -> _Child:
         slot_bytes = -(-(self._options.max_side**2) * 3 // mmap.PAGESIZE) * mmap.PAGESIZE
         ring = FrameRing.create(_SLOTS, slot_bytes)
-        ours, theirs = Pipe()
-        program = f"from f2f.engine.pool import decode_child; decode_child({theirs.fileno()})"
-        command = [sys.executable, "-P", "-c", program]
-        with machine_errors(Path(sys.executable)):
-            process = subprocess.Popen(  # noqa: S603 - this interpreter, our own program
-                command,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                process_group=0,
-            )
-        theirs.close()
+        process, ours = start_child("f2f.engine.pool", "decode_child")
         child = _Child(process, ours, ring)
         self._children.append(child)
         with suppress(OSError):  # a dead child is noticed by `_receive`
@@ -339,22 +323,6 @@ class DecodePool:
         else:
             with suppress(OSError):
                 child.connection.send("exit")
-        if _exit_code(child.process) is None:
-            child.process.kill()
-            child.process.wait()
+        end_child(child.process)
         child.connection.close()
         child.ring.close()
-
-
-def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
-    """Its exit code, given five seconds to end; None while it lives."""
-    try:
-        return process.wait(5)
-    except subprocess.TimeoutExpired:
-        return None
-
-
-def _exit_text(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"

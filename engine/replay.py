@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from f2f.engine.errors import RunMismatchError, UsageError
+from f2f.engine.job import Networks, open_networks
 from f2f.engine.layout import Layout, layout_of
 from f2f.engine.options import LabelOptions
 from f2f.engine.picture import open_image
-from f2f.engine.pipeline import Networks, open_networks
 from f2f.engine.pool import DecodePool
 from f2f.engine.records import MaskRecord, read_shards
 from f2f.engine.run import read_run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from f2f.engine.records import (
     Summary,
     each_shard,
     file_prefix,
+    read_shard,
     read_shards,
     rebuild_lists,
     shard_path,
@@ -144,6 +146,27 @@ def open_run(
     run = Run(out, pinned, tuple(ordered), tuple(one for one in committed if one.shard not in anew), tuple(anew))
     _refuse_foreign_records(run)
     return run, _overridden(differences, changed, anew, committed)
+
+
+def join_run(out: Path, decisive: dict[str, Any], rows: Sequence[InputRow], shard: int) -> Run:
+    """The run in `out`, as a worker needs it that labels a shard of it; another process has begun it.
+
+    Raises:
+        RunMismatchError: what decides results is not the same here; the message lists how.
+    """
+    pinned = read_run(out)
+    by_id = {row.id: row for row in rows}
+    missing = next((printable(name) for name, _, _ in pinned["inputs"] if name not in by_id), None)
+    differences = _differences(pinned, decisive) + ([f"  input {missing}: pinned -> not found"] if missing else [])
+    if differences:
+        raise RunMismatchError(
+            f"a worker on {socket.gethostname()} would not give what the run in {out} pins (there -> here):\n"
+            + "\n".join(differences)
+            + "\naccepted: the same source, networks and versions on every machine; mend it and run again"
+        )
+    path = shard_path(out, shard)
+    committed = (read_shard(path),) if path.exists() else ()
+    return Run(out, pinned, tuple(by_id[name] for name, _, _ in pinned["inputs"]), committed)
 
 
 def read_summary(out: Path) -> Summary:

@@ -23,9 +23,10 @@ from rich.console import Console
 from f2f.engine.cam import Activation, MultiScaleCams
 from f2f.engine.errors import UsageError
 from f2f.engine.evaluate import evaluate_masks, truth_file
+from f2f.engine.job import open_networks
+from f2f.engine.labelling import label
 from f2f.engine.options import LabelOptions, RuleOptions
 from f2f.engine.picture import contact_sheet, overlay
-from f2f.engine.pipeline import label, open_networks
 from f2f.engine.progress import print_summary, show_progress
 from f2f.engine.records import MaskRecord, Summary, VideoRecord, read_shards
 from f2f.engine.types import Frame, ImageArray, Window

@@ -10,8 +10,8 @@ from typing import Any
 from f2f.engine.background import open_saliency
 from f2f.engine.errors import UsageError
 from f2f.engine.flow import open_flow
+from f2f.engine.job import refuse_foreign_queries
 from f2f.engine.options import LabelOptions
-from f2f.engine.pipeline import refuse_foreign_queries
 from f2f.engine.source import class_of_query, read_query_map, read_source
 from f2f.training.classifier_data import read_classifier_images
 from f2f.training.fit import require_extra
