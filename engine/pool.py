@@ -91,7 +91,7 @@ class FrameRing:
         """
         folder = _ring_folder(slots * slot_bytes)
         with machine_errors(Path(folder)):
-            handle, path = tempfile.mkstemp(prefix="f2f-ring-", dir=folder)
+            handle, path = tempfile.mkstemp(prefix=f"f2f-ring-{os.getpid()}-", dir=folder)
             try:
                 os.posix_fallocate(handle, 0, slots * slot_bytes)
             except OSError:

@@ -53,7 +53,7 @@ def children(pool: DecodePool) -> list[int]:
 
 
 def ring_files() -> set[str]:
-    return {str(path) for folder in ("/dev/shm", "/tmp") for path in Path(folder).glob("f2f-ring-*")}  # noqa: S108
+    return {str(path) for folder in ("/dev/shm", "/tmp") for path in Path(folder).glob(f"f2f-ring-{os.getpid()}-*")}  # noqa: S108
 
 
 @pytest.fixture(autouse=True)
