@@ -11,7 +11,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -27,7 +27,8 @@ from av.video.stream import VideoStream
 from f2f.engine.errors import VideoError
 from f2f.engine.options import DecodeOptions
 from f2f.engine.shots import THUMBNAIL_HW, CutDetector
-from f2f.engine.types import DecodeReport, Frame, ImageArray
+from f2f.engine.tars import Slice
+from f2f.engine.types import DecodeReport, Frame, ImageArray, Span
 
 # A file may pretend to be a playlist or a concatenation and pull in other files: only real containers are opened.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,mxf,dv,ivf"
@@ -78,13 +79,15 @@ class DecodeState:
         )
 
 
-def sample_frames(video: int, location: str, options: DecodeOptions, state: DecodeState) -> Iterator[Frame]:
-    """Sampled frames of the video at `location` (a path or URL), in order; `state` follows what happens.
+def sample_frames(
+    video: int, location: str, options: DecodeOptions, state: DecodeState, span: Span | None = None
+) -> Iterator[Frame]:
+    """Sampled frames of the video at `location`, or in its `span`, in order; `state` follows what happens.
 
     Raises:
         VideoError: the file cannot be opened, has no video, or nothing of it can be decoded.
     """
-    with _local(location, state) as path, _open(path, options) as container:
+    with _local(location, state) as path, _open(path, options, span) as container:
         stream = _video_stream(container)
         _describe(stream, options, state)
         timed = _with_time(_decoded(container, stream, state), stream, options, state)
@@ -115,34 +118,36 @@ def _local(location: str, state: DecodeState) -> Iterator[str]:
 
 
 @contextmanager
-def _open(path: str, options: DecodeOptions) -> Iterator[InputContainer]:
-    _check_file(path)
-    try:
-        # "file:" keeps a name such as concat:x.mp4 from being read as a protocol.
-        container = av.open(
-            "file:" + path,
-            options={
-                "protocol_whitelist": "file",
-                "format_whitelist": _FORMATS,
-                "max_pixels": str(options.max_pixels),  # for the frames that opening decodes to learn the format
-            },
-            metadata_errors="replace",
-            timeout=30.0,
-        )
-    except av.error.FFmpegError as error:
-        raise VideoError(_open_reason(path, error), _text(error)) from error
-    try:
-        yield container
-    finally:
-        container.close()
+def _open(path: str, options: DecodeOptions, span: Span | None) -> Iterator[InputContainer]:
+    _check_file(path, span)
+    # "file:" keeps a name such as concat:x.mp4 from being read as a protocol.
+    with Slice(Path(path), *span) if span else nullcontext("file:" + path) as media:
+        try:
+            container = av.open(
+                media,
+                "r",
+                options={
+                    "protocol_whitelist": "file",
+                    "format_whitelist": _FORMATS,
+                    "max_pixels": str(options.max_pixels),  # for the frames that opening decodes to learn the format
+                },
+                metadata_errors="replace",
+                timeout=30.0,
+            )
+        except av.error.FFmpegError as error:
+            raise VideoError(_open_reason(path, span, error), _text(error)) from error
+        try:
+            yield container
+        finally:
+            container.close()
 
 
-def _check_file(path: str) -> None:
+def _check_file(path: str, span: Span | None) -> None:
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe would wait for ever
             raise VideoError("not_media", "not a regular file")
         with Path(path).open("rb") as stream:
-            if not stream.read(1):
+            if not stream.read(1) or (span and not span[1]):
                 raise VideoError("empty", "the file has no bytes")
     except FileNotFoundError as error:
         raise VideoError("missing", "the file is not there", "transient") from error
@@ -150,8 +155,9 @@ def _check_file(path: str) -> None:
         raise VideoError("unreadable", error.strerror or str(error), "transient") from error
 
 
-def _open_reason(path: str, error: av.error.FFmpegError) -> str:
+def _open_reason(path: str, span: Span | None, error: av.error.FFmpegError) -> str:
     with Path(path).open("rb") as stream:
+        stream.seek(span[0] if span else 0)
         head = stream.read(4096)
     if b"ftyp" in head[:16]:
         return "no_moov"

@@ -266,7 +266,8 @@ class LabelOptions:
     """Everything `label` needs; three fields have no default."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """folder <query>/**/*.mp4, or a .csv, .jsonl or .parquet manifest with a row per video"""
+    """folder <query>/**/*.mp4, a .csv, .jsonl or .parquet manifest with a row per video, or WebDataset's .tar of
+    videos, each beside a .json or .txt with its query, or a folder of such"""
     out: Path
     """folder that receives masks, frames and records; give it again to go on with an interrupted run"""
     classifier: str

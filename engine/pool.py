@@ -30,7 +30,7 @@ from f2f.engine.decode import DecodeState, sample_frames
 from f2f.engine.errors import MachineError, VideoError
 from f2f.engine.files import machine_errors
 from f2f.engine.options import DecodeOptions
-from f2f.engine.types import DecodeReport, Failure, Frame, ImageArray, InputRow, VideoEnd
+from f2f.engine.types import DecodeReport, Failure, Frame, ImageArray, InputRow, Span, VideoEnd
 
 _SLOTS = 8
 _POLL_SECONDS = 0.5
@@ -42,6 +42,7 @@ class DecodeTask:
 
     video: int
     location: str
+    span: Span | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class _Sender:
         self._cancelled = False
         state = DecodeState(tick=lambda: self._connection.send("tick"))
         try:
-            for frame in sample_frames(task.video, task.location, options, state):
+            for frame in sample_frames(task.video, task.location, options, state, task.span):
                 self._send(frame)
                 if self._cancelled:
                     break
@@ -247,7 +248,7 @@ class DecodePool:
             if entry is None:
                 break
             child = idle[place] if place < len(idle) else self._start()
-            self._give(child, DecodeTask(entry[0], entry[1].location))
+            self._give(child, DecodeTask(entry[0], entry[1].location, entry[1].span))
         return any(child.task for child in self._children)
 
     def _give(self, child: _Child, task: DecodeTask) -> None:

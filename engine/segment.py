@@ -25,8 +25,9 @@ from f2f.engine.options import SegmentOptions
 from f2f.engine.picture import BAD_IMAGE, overlay
 from f2f.engine.pool import DecodePool
 from f2f.engine.segmenter import Segmenter
-from f2f.engine.source import VIDEO_SUFFIXES, printable
+from f2f.engine.source import printable
 from f2f.engine.types import Frame, ImageArray, InputRow, VideoEnd
+from f2f.engine.video_tars import VIDEO_SUFFIXES
 from f2f.engine.write import encode_frame, encode_mask
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})

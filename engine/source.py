@@ -1,4 +1,4 @@
-"""Source: a folder or a manifest -> the list of inputs, each with its query and the place it is opened from.
+"""Source: a folder, a manifest or a tar -> the list of inputs, each with its query and the place it is opened from.
 
 Names from a crawl are data: they are never joined into a path that is written, and a path they give is only opened
 when it stays inside the source's folder (links resolved) or the user allows more.
@@ -17,11 +17,8 @@ from pathlib import Path
 from f2f.engine.errors import UsageError
 from f2f.engine.options import SourceOptions
 from f2f.engine.types import InputRow
+from f2f.engine.video_tars import TAR_SUFFIX, VIDEO_SUFFIXES, as_text, json_record, tar_rows
 
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".flv", ".wmv", ".3gp"}
-    | {".ogv", ".gif"}
-)
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
@@ -38,11 +35,13 @@ def read_source(source: str, options: SourceOptions) -> list[InputRow]:
         rows = list(_folder_rows(path, options))
     elif path.suffix.lower() in MANIFEST_SUFFIXES:
         rows = list(_manifest_rows(path, options))
+    elif path.suffix == TAR_SUFFIX and path.is_file():
+        rows = list(tar_rows(path, path.name, options))
     else:
-        what = "is not there" if not path.exists() else "is not a folder or manifest"
+        what = "is not there" if not path.exists() else "is not a folder, manifest or tar"
         raise UsageError(
-            f"source {source!r} {what}; accepted: a folder <query>/**/*.mp4 or a manifest "
-            f"({', '.join(MANIFEST_SUFFIXES)}); give one of them"
+            f"source {source!r} {what}; accepted: a folder <query>/**/*.mp4, a manifest "
+            f"({', '.join(MANIFEST_SUFFIXES)}), or a tar of videos or a folder of such; give one of them"
         )
     if not rows:
         raise UsageError(
@@ -109,6 +108,8 @@ def _folder_rows(
     for name in names:
         if Path(name).suffix.lower() in VIDEO_SUFFIXES and name not in folders:
             yield _folder_row(root, directory + name, options)
+        elif Path(name).suffix == TAR_SUFFIX and name not in folders:
+            yield from _tar_in_folder(root, directory + name, options)
     for name in folders:
         if os.path.realpath(root / directory / name) in {*trail, here}:  # a link back leads nowhere new
             continue
@@ -125,6 +126,14 @@ def _folder_row(root: Path, relative: str, options: SourceOptions) -> InputRow:
         problem = ("no_query", "lies outside a <query>/ folder; move it into a folder named after its search term")
         return InputRow(id=relative, video=relative, query="", problem=problem)
     return _located(root, InputRow(id=relative, video=relative, query=query), options)
+
+
+def _tar_in_folder(root: Path, relative: str, options: SourceOptions) -> Iterator[InputRow]:
+    location, problem = _locate(root, relative, options)
+    if problem:
+        yield InputRow(relative, relative, "", problem=problem)
+    else:
+        yield from tar_rows(Path(location), relative, options)
 
 
 def _located(root: Path, row: InputRow, options: SourceOptions) -> InputRow:
@@ -160,16 +169,12 @@ def _manifest_row(path: Path, number: int, entry: Mapping[str, object] | str, op
     if isinstance(entry, str):
         return InputRow(id=stand_in, video="", query="", problem=("bad_row", f"row {number} of {path.name}: {entry}"))
     video, query = entry.get(options.video_column), entry.get(options.query_column)
-    name, tags = _text(entry.get("id")), _text(entry.get("tags"))
+    name, tags = as_text(entry.get("id")), as_text(entry.get("tags"))
     if not isinstance(video, str) or not isinstance(query, str) or not video or not query:
         found = f"{options.video_column} is {video!r:.200}, {options.query_column} is {query!r:.200}"
         problem = ("bad_row", f"row {number} of {path.name}: {found}; both must be text")
-        return InputRow(name or stand_in, _text(video), "", problem=problem)
+        return InputRow(name or stand_in, as_text(video), "", problem=problem)
     return _located(path.parent, InputRow(name or f"{query}/{video}", video, query, tags=tags), options)
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
 
 
 def _records(path: Path, options: SourceOptions) -> Iterable[Mapping[str, object] | str]:
@@ -207,26 +212,7 @@ def _jsonl_records(path: Path, wanted: tuple[str, str]) -> Iterator[Mapping[str,
     with path.open("rb") as stream:
         for line in stream:
             if line.strip():
-                yield _json_record(line)
-
-
-def _json_record(line: bytes) -> Mapping[str, object] | str:
-    try:
-        entry = json.loads(line.decode("utf-8", "surrogateescape"))
-    except ValueError as error:
-        return f"not JSON ({error})"
-    if not _fits_file_names(entry):
-        return "holds half a surrogate pair, which no file name can"
-    return entry if isinstance(entry, dict) else f"a JSON {type(entry).__name__}, not an object"
-
-
-def _fits_file_names(entry: object) -> bool:
-    """Whether all text in a JSON value can be a file name: bytes that are not UTF-8 can, halves of a pair cannot."""
-    try:
-        os.fsencode(json.dumps(entry, ensure_ascii=False))
-    except UnicodeEncodeError:
-        return False
-    return True
+                yield json_record(line)
 
 
 def _parquet_records(path: Path, wanted: tuple[str, str]) -> Iterator[Mapping[str, object] | str]:

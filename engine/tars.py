@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from f2f.engine.errors import UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _HEADER_BYTES = 1 << 20
 """longest header that is read: a header may claim any length, and is read into memory"""
@@ -73,13 +76,60 @@ def entries(path: Path) -> Iterator[tarfile.TarInfo]:
     with _headers(path) as stream, tarfile.open(fileobj=stream, mode="r:", errorlevel=2) as tar:
         while (entry := tar.next()) is not None:
             yield entry
-            tar.members.clear()  # type: ignore[attr-defined]  # else all are kept
+            tar.members.clear()  # type: ignore[attr-defined]  # else all are kept in memory
+        _check_end(stream, tar.offset)
 
 
 @contextmanager
 def _headers(path: Path) -> Iterator[_Headers]:
     with path.open("rb", buffering=0) as raw, _Headers(raw, 4096) as stream:
         yield stream
+
+
+def _check_end(stream: _Headers, offset: int) -> None:
+    """`tarfile` takes what is no header for the end, and reads no tar that follows another in one file."""
+    stream.seek(offset)
+    padding = stream.read(2 * tarfile.RECORDSIZE)
+    if len(padding) < tarfile.BLOCKSIZE or padding.strip(tarfile.NUL):
+        raise tarfile.ReadError(f"no clean end at byte {offset}: it is cut off or damaged, or holds several tars")
+
+
+class Slice(io.RawIOBase):
+    """Part of a file, read as if it were one."""
+
+    def __init__(self, path: Path, first: int, size: int) -> None:
+        self._stream, self._first, self._size, self._place = path.open("rb", buffering=0), first, size, 0
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """The place in the part."""
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Go to a place in the part; what lies after its end is empty."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        self._place = max(0, start + offset)
+        return self._place
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        """Fill as much of `buffer` as there is."""
+        view = memoryview(buffer)
+        self._stream.seek(self._first + self._place)
+        count: int = self._stream.readinto(view[: max(0, self._size - self._place)])
+        self._place += count
+        return count
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+        super().close()
 
 
 def is_plain(entry: tarfile.TarInfo) -> bool:

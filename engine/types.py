@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ImageArray = npt.NDArray[np.uint8]
+Span = tuple[int, int]
+"""first byte and number of bytes of a part of a file"""
 BACKGROUND, IGNORE = 0, 255
 
 
@@ -37,6 +39,8 @@ class InputRow:
     """free text of the manifest, passed through"""
     problem: tuple[str, str] | None = None
     """(reason, detail) of a row that cannot be used"""
+    span: Span | None = None
+    """where the video lies in the file at `location`; None: it is the file"""
 
 
 @dataclass(frozen=True)
