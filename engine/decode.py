@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -35,7 +34,6 @@ _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,
 _MAX_ERRORS_IN_A_ROW = 32
 _NEAR_SECONDS = 1e-3  # time stamps are compared with this slack: containers round them
 _TICK_SECONDS = 1.0
-_CHUNK_BYTES = 4 << 20
 
 av.logging.set_level(None)
 
@@ -82,12 +80,12 @@ class DecodeState:
 def sample_frames(
     video: int, location: str, options: DecodeOptions, state: DecodeState, span: Span | None = None
 ) -> Iterator[Frame]:
-    """Sampled frames of the video at `location`, or in its `span`, in order; `state` follows what happens.
+    """Sampled frames of the video at `location` (a path), or in its `span`, in order; `state` follows what happens.
 
     Raises:
         VideoError: the file cannot be opened, has no video, or nothing of it can be decoded.
     """
-    with _local(location, state) as path, _open(path, options, span) as container:
+    with _open(location, options, span) as container:
         stream = _video_stream(container)
         _describe(stream, options, state)
         timed = _with_time(_decoded(container, stream, state), stream, options, state)
@@ -95,26 +93,6 @@ def sample_frames(
         _note_missing_end(stream, state)
     if not state.frames_decoded:
         raise VideoError("undecodable", state.broken or f"no frame of its {state.codec} stream could be decoded")
-
-
-@contextmanager
-def _local(location: str, state: DecodeState) -> Iterator[str]:
-    """A local path for a location: itself, or a temporary copy of what a URL names."""
-    if "://" not in location:
-        yield location
-        return
-    import fsspec
-
-    with tempfile.TemporaryDirectory(prefix="f2f-") as folder:
-        copy = Path(folder, "video")
-        try:
-            with fsspec.open(location, "rb") as source, copy.open("wb") as target:
-                while chunk := source.read(_CHUNK_BYTES):
-                    target.write(chunk)
-                    state.tick()
-        except Exception as error:  # every file system of fsspec raises what its client library raises
-            raise VideoError("unreachable", f"{type(error).__name__}: {error}", "transient") from error
-        yield str(copy)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from f2f.engine.classify import Classifier
 from f2f.engine.errors import UsageError
 from f2f.engine.flow import Flow, open_flow
 from f2f.engine.options import LabelOptions, pinned
+from f2f.engine.places import is_url
 from f2f.engine.source import class_of_query, printable, read_query_map, read_source
 from f2f.engine.types import InputRow
 
@@ -87,7 +88,7 @@ class Job:
         """Where source and networks lie, JSON-ready: what `f2f show` opens again; decides nothing, so is not pinned."""
         options, query_map = self.options, self.options.sources.query_map
         return {
-            "source": str(Path(options.source).absolute()),
+            "source": options.source if is_url(options.source) else str(Path(options.source).absolute()),
             "classifier": _absolute(options.classifier),
             "flow": _absolute(options.flow),
             "saliency": _absolute(options.saliency),

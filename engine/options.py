@@ -50,6 +50,26 @@ class SourceOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FetchOptions:
+    """How inputs that a URL names get here."""
+
+    cache: Path | None = None
+    """folder for local copies of inputs that a URL names; each is removed after use (default: the system's for
+    temporary files)"""
+    cache_gb: float = 10.0
+    """most that these copies take, in GB; a larger file fails"""
+    fetchers: int = 4
+    """inputs that are fetched at the same time, ahead of decoding"""
+    fetch_attempts: int = 3
+    """how often it is tried to fetch an input, before it fails as transient"""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.cache_gb <= 1e6, "cache_gb", self.cache_gb, "above 0 and up to 1000000 GB")
+        _require(1 <= self.fetchers <= 256, "fetchers", self.fetchers, "1 to 256 inputs")
+        _require(1 <= self.fetch_attempts <= 100, "fetch_attempts", self.fetch_attempts, "1 to 100 attempts")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecodeOptions:
     """How frames are taken from a video."""
 
@@ -267,7 +287,7 @@ class LabelOptions:
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """folder <query>/**/*.mp4, a .csv, .jsonl or .parquet manifest with a row per video, or WebDataset's .tar of
-    videos, each beside a .json or .txt with its query, or a folder of such"""
+    videos, each beside a .json or .txt with its query, or a folder of such; a path or a URL, such as s3://bucket/crawl"""
     out: Path
     """folder that receives masks, frames and records; give it again to go on with an interrupted run"""
     classifier: str
@@ -280,6 +300,7 @@ class LabelOptions:
     force: bool = False
     """go on although options, networks or inputs differ from the run's in --out: what they affect is done anew"""
     sources: SourceOptions = field(default_factory=SourceOptions)
+    fetch: FetchOptions = field(default_factory=FetchOptions)
     decode: DecodeOptions = field(default_factory=DecodeOptions)
     classify: ClassifyOptions = field(default_factory=ClassifyOptions)
     window: WindowOptions = field(default_factory=WindowOptions)
@@ -365,6 +386,10 @@ _NOT_PINNED = {
     "classifier",
     "flow",
     "saliency",
+    "cache",
+    "cache_gb",
+    "fetchers",
+    "fetch_attempts",
     "decoders",
     "decode_timeout_seconds",
     "query_map",

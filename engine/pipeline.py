@@ -22,6 +22,7 @@ from f2f.engine.refine import refine
 from f2f.engine.run import Run
 from f2f.engine.source import printable
 from f2f.engine.stage import StageClock
+from f2f.engine.staging import Stager
 from f2f.engine.types import Frame, LabelledWindow, VideoEnd, Window
 from f2f.engine.window import find_windows
 from f2f.engine.write import ShardWriter, write
@@ -65,8 +66,8 @@ def run_shards(
     try:
         _refuse_unusable(rows, run, known, writer, progress)
         usable = [(number, run.rows[number]) for number in rows if number in known and not run.rows[number].problem]
-        with DecodePool(options.decode) as pool:
-            frames = _counted(pool.frames(usable), progress, on_progress)
+        with DecodePool(options.decode) as pool, Stager(options.fetch) as stager:
+            frames = _counted(stager.frames(pool, usable), progress, on_progress)
             for record in _stages(frames, pool, known, job.networks, options, writer, progress.clock):
                 _count(record, progress)
                 on_progress(progress)

@@ -34,6 +34,9 @@ from f2f.engine.types import DecodeReport, Failure, Frame, ImageArray, InputRow,
 
 _SLOTS = 8
 _POLL_SECONDS = 0.5
+_STARVED_POLL_SECONDS = 0.02
+"""while a child has nothing to do because no input is ready"""
+_OVER = "over"
 
 
 @dataclass(frozen=True)
@@ -215,6 +218,7 @@ class DecodePool:
         """Children are started when they are first needed."""
         self._options = options
         self._children: list[_Child] = []
+        self._starved = False
 
     def __enter__(self) -> DecodePool:
         return self
@@ -224,11 +228,20 @@ class DecodePool:
             self._dismiss(child)
         self._children.clear()
 
-    def frames(self, rows: Iterable[tuple[int, InputRow]]) -> Iterator[Frame | VideoEnd]:
-        """Frames of all videos, each video's in order and followed by its `VideoEnd`; videos are interleaved."""
+    def frames(self, rows: Iterable[tuple[int, InputRow] | VideoEnd | None]) -> Iterator[Frame | VideoEnd]:
+        """Frames of all videos, each video's in order and followed by its `VideoEnd`; videos are interleaved.
+
+        A video that ended before it could be decoded is passed on; after None, `rows` are asked again soon.
+        """
         tasks = iter(rows)
-        while self._assign(tasks):
+        while True:
+            yield from self._assign(tasks)
+            if not self._starved and not self._busy():
+                return
             yield from self._receive()
+
+    def _busy(self) -> list[_Child]:
+        return [child for child in self._children if child.task]
 
     def cancel(self, video: int) -> None:
         """Enough of `video`: its child stops soon; frames under way still come."""
@@ -238,18 +251,20 @@ class DecodePool:
                 with suppress(OSError):  # a dead child is noticed by `_receive`
                     child.connection.send("cancel")
 
-    def _assign(self, tasks: Iterator[tuple[int, InputRow]]) -> bool:
-        """Give idle children work; False when nothing is left to do."""
+    def _assign(self, tasks: Iterator[tuple[int, InputRow] | VideoEnd | None]) -> Iterator[VideoEnd]:
+        """Give idle children work."""
         self._dismiss_dead()
-        idle = [child for child in self._children if child.task is None]
-        missing = self._options.decoder_count - len(self._children)
-        for place in range(len(idle) + missing):
-            entry = next(tasks, None)
-            if entry is None:
-                break
-            child = idle[place] if place < len(idle) else self._start()
-            self._give(child, DecodeTask(entry[0], entry[1].location, entry[1].span))
-        return any(child.task for child in self._children)
+        self._starved = False
+        while len(self._busy()) < self._options.decoder_count:
+            entry = next(tasks, _OVER)
+            if isinstance(entry, VideoEnd):
+                yield entry
+            elif isinstance(entry, tuple):
+                idle = next((child for child in self._children if child.task is None), None)
+                self._give(idle or self._start(), DecodeTask(entry[0], entry[1].location, entry[1].span))
+            else:
+                self._starved = entry is None
+                return
 
     def _give(self, child: _Child, task: DecodeTask) -> None:
         child.task, child.heard, child.last, child.cancelled = task, time.monotonic(), None, False
@@ -257,8 +272,8 @@ class DecodePool:
             child.connection.send(task)
 
     def _receive(self) -> Iterator[Frame | VideoEnd]:
-        busy = {child.connection: child for child in self._children if child.task}
-        ready = wait(list(busy), timeout=_POLL_SECONDS)
+        busy = {child.connection: child for child in self._busy()}
+        ready = wait(list(busy), timeout=_STARVED_POLL_SECONDS if self._starved else _POLL_SECONDS)
         for connection in ready:
             assert isinstance(connection, Connection)
             yield from self._message(busy.pop(connection))

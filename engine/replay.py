@@ -23,6 +23,7 @@ from f2f.engine.pool import DecodePool
 from f2f.engine.records import MaskRecord, read_shards
 from f2f.engine.run import read_run
 from f2f.engine.source import printable, read_source
+from f2f.engine.staging import Stager
 from f2f.engine.types import Frame, InputRow, VideoEnd, Window
 from f2f.engine.write import encode_frame
 
@@ -121,8 +122,8 @@ def _decode_again(mask: MaskRecord, options: LabelOptions) -> tuple[Frame, ...]:
     """The frames of a mask, sampled as the run did it."""
     wanted, frames = set(mask.pts_seconds), list[Frame]()
     row, why = _input(mask, options), "other frames are sampled now"
-    with DecodePool(options.decode) as pool:
-        for item in pool.frames([(0, row)]):
+    with DecodePool(options.decode) as pool, Stager(options.fetch) as stager:
+        for item in stager.frames(pool, [(0, row)]):
             if isinstance(item, VideoEnd):
                 why = item.failure.detail if item.failure else why
                 break

@@ -10,12 +10,15 @@ import csv
 import json
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from f2f.engine.errors import UsageError
 from f2f.engine.options import SourceOptions
+from f2f.engine.places import RemoteFile, files_below, is_url, local_path, url_name, usage_errors
 from f2f.engine.types import InputRow
 from f2f.engine.video_tars import TAR_SUFFIX, VIDEO_SUFFIXES, as_text, json_record, tar_rows
 
@@ -30,19 +33,8 @@ def read_source(source: str, options: SourceOptions) -> list[InputRow]:
     Raises:
         UsageError: the source is missing, empty or of an unknown kind, or two rows have one id.
     """
-    path = Path(source)
-    if path.is_dir():
-        rows = list(_folder_rows(path, options))
-    elif path.suffix.lower() in MANIFEST_SUFFIXES:
-        rows = list(_manifest_rows(path, options))
-    elif path.suffix == TAR_SUFFIX and path.is_file():
-        rows = list(tar_rows(path, path.name, options))
-    else:
-        what = "is not there" if not path.exists() else "is not a folder, manifest or tar"
-        raise UsageError(
-            f"source {source!r} {what}; accepted: a folder <query>/**/*.mp4, a manifest "
-            f"({', '.join(MANIFEST_SUFFIXES)}), or a tar of videos or a folder of such; give one of them"
-        )
+    place = local_path(source)
+    rows = list(_remote_rows(place, options) if is_url(place) else _local_rows(Path(place), options))
     if not rows:
         raise UsageError(
             f"source {source!r} holds no video; accepted: files {' '.join(sorted(VIDEO_SUFFIXES))} below "
@@ -50,6 +42,50 @@ def read_source(source: str, options: SourceOptions) -> list[InputRow]:
         )
     _refuse_equal_ids(rows)
     return rows
+
+
+def _local_rows(path: Path, options: SourceOptions) -> Iterator[InputRow]:
+    if path.is_dir():
+        return _folder_rows(path, options)
+    if path.suffix.lower() in MANIFEST_SUFFIXES:
+        return _manifest_rows(path, path.parent, options)
+    if path.suffix == TAR_SUFFIX and path.is_file():
+        return tar_rows(path, path.name, options)
+    what = "is not there" if not path.exists() else "is not a folder, manifest or tar"
+    raise UsageError(
+        f"source {str(path)!r} {what}; accepted: a folder <query>/**/*.mp4, a manifest "
+        f"({', '.join(MANIFEST_SUFFIXES)}), or a tar of videos or a folder of such; give one of them"
+    )
+
+
+def _remote_rows(url: str, options: SourceOptions) -> Iterator[InputRow]:
+    suffix = Path(url_name(url)).suffix.lower()
+    if suffix in MANIFEST_SUFFIXES:
+        return _remote_manifest_rows(url, suffix, options)
+    if suffix == TAR_SUFFIX:
+        return tar_rows(RemoteFile(url), url_name(url), options)
+    return _remote_folder_rows(url.rstrip("/"), options)
+
+
+def _remote_folder_rows(root: str, options: SourceOptions) -> Iterator[InputRow]:
+    for name in files_below(root):
+        suffix = PurePosixPath(name).suffix
+        if suffix.lower() in VIDEO_SUFFIXES:
+            yield _folder_row(root, name, options)
+        elif suffix == TAR_SUFFIX:
+            yield from _tar_in_folder(root, name, options)
+
+
+def _remote_manifest_rows(url: str, suffix: str, options: SourceOptions) -> Iterator[InputRow]:
+    """The rows of a copy; paths in it are relative to the folder that the manifest lies in."""
+    with tempfile.TemporaryDirectory(prefix="f2f-") as folder:
+        copy = Path(folder, "manifest").with_suffix(suffix)
+        with usage_errors(url), RemoteFile(url).open() as stream, copy.open("wb") as target:
+            shutil.copyfileobj(stream, target)
+        try:
+            yield from _manifest_rows(copy, url.rpartition("/")[0], options)
+        except UsageError as error:
+            raise UsageError(f"in {url}: {error}") from error
 
 
 def printable(name: str) -> str:
@@ -120,7 +156,7 @@ def _folder_rows(
             yield from _folder_rows(root, options, directory + name + os.sep, (*trail, here))
 
 
-def _folder_row(root: Path, relative: str, options: SourceOptions) -> InputRow:
+def _folder_row(root: Path | str, relative: str, options: SourceOptions) -> InputRow:
     query, _, rest = relative.partition(os.sep)
     if not rest:
         problem = ("no_query", "lies outside a <query>/ folder; move it into a folder named after its search term")
@@ -128,27 +164,25 @@ def _folder_row(root: Path, relative: str, options: SourceOptions) -> InputRow:
     return _located(root, InputRow(id=relative, video=relative, query=query), options)
 
 
-def _tar_in_folder(root: Path, relative: str, options: SourceOptions) -> Iterator[InputRow]:
+def _tar_in_folder(root: Path | str, relative: str, options: SourceOptions) -> Iterator[InputRow]:
     location, problem = _locate(root, relative, options)
     if problem:
         yield InputRow(relative, relative, "", problem=problem)
     else:
-        yield from tar_rows(Path(location), relative, options)
+        yield from tar_rows(RemoteFile(location) if is_url(location) else Path(location), relative, options)
 
 
-def _located(root: Path, row: InputRow, options: SourceOptions) -> InputRow:
-    """The row with its `location`, or with the problem that keeps it from having one."""
+def _located(root: Path | str, row: InputRow, options: SourceOptions) -> InputRow:
+    """The row with its `location`, or with the problem that keeps it from having one; a remote `root` is a URL."""
     location, problem = _locate(root, row.video, options)
     return InputRow(row.id, row.video, row.query, location, row.tags, problem)
 
 
-def _locate(root: Path, video: str, options: SourceOptions) -> tuple[str, tuple[str, str] | None]:
+def _locate(root: Path | str, video: str, options: SourceOptions) -> tuple[str, tuple[str, str] | None]:
     if "\0" in video:
         return "", ("bad_path", "the path holds a NUL byte")
-    if "://" in video:
-        if options.allow_outside:
-            return video, None
-        return "", ("outside", "is a URL; --allow-outside admits it")
+    if is_url(video) or isinstance(root, str):
+        return _locate_url(root, video, options)
     path = os.path.realpath(root / video)
     inside = path.startswith(os.path.realpath(root).rstrip(os.sep) + os.sep)
     if not inside and not options.allow_outside:
@@ -156,14 +190,26 @@ def _locate(root: Path, video: str, options: SourceOptions) -> tuple[str, tuple[
     return path, None
 
 
-def _manifest_rows(path: Path, options: SourceOptions) -> Iterator[InputRow]:
+def _locate_url(root: Path | str, video: str, options: SourceOptions) -> tuple[str, tuple[str, str] | None]:
+    if "::" in video:
+        return "", ("bad_path", "the name holds '::', by which fsspec would chain places; rename it")
+    url = video if is_url(video) else f"{root}/{video}"
+    inside = isinstance(root, str) and url.startswith(f"{root}/") and ".." not in url.removeprefix(root).split("/")
+    if not inside and not options.allow_outside:
+        return "", ("outside", "is a URL that leaves the source; --allow-outside admits it")
+    return local_path(url), None
+
+
+def _manifest_rows(path: Path, root: Path | str, options: SourceOptions) -> Iterator[InputRow]:
     if not path.is_file():
         raise UsageError(f"manifest {path} is not there; give a .csv, .jsonl or .parquet file")
     for number, entry in enumerate(_records(path, options), 1):
-        yield _manifest_row(path, number, entry, options)
+        yield _manifest_row(path, root, number, entry, options)
 
 
-def _manifest_row(path: Path, number: int, entry: Mapping[str, object] | str, options: SourceOptions) -> InputRow:
+def _manifest_row(
+    path: Path, root: Path | str, number: int, entry: Mapping[str, object] | str, options: SourceOptions
+) -> InputRow:
     """The row of one manifest line; `entry` is the reason as text where the line could not be read."""
     stand_in = f"row-{number:06d}"
     if isinstance(entry, str):
@@ -174,7 +220,7 @@ def _manifest_row(path: Path, number: int, entry: Mapping[str, object] | str, op
         found = f"{options.video_column} is {video!r:.200}, {options.query_column} is {query!r:.200}"
         problem = ("bad_row", f"row {number} of {path.name}: {found}; both must be text")
         return InputRow(name or stand_in, as_text(video), "", problem=problem)
-    return _located(path.parent, InputRow(name or f"{query}/{video}", video, query, tags=tags), options)
+    return _located(root, InputRow(name or f"{query}/{video}", video, query, tags=tags), options)
 
 
 def _records(path: Path, options: SourceOptions) -> Iterable[Mapping[str, object] | str]:

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
 from f2f.engine.errors import UsageError
+from f2f.engine.places import RemoteFile
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -26,7 +27,7 @@ _HEADER_BYTES = 1 << 20
 class TarMember:
     """A plain file inside a tar; opened like a path."""
 
-    tar: Path
+    tar: Path | RemoteFile
     name: str
     offset: int
     """of its first byte in the tar"""
@@ -67,7 +68,7 @@ class _Headers(io.BufferedReader):
         return super().read(size)
 
 
-def entries(path: Path) -> Iterator[tarfile.TarInfo]:
+def entries(path: Path | RemoteFile) -> Iterator[tarfile.TarInfo]:
     """The entries of an uncompressed tar, of all kinds, in their order; their data is passed over.
 
     Raises:
@@ -81,8 +82,8 @@ def entries(path: Path) -> Iterator[tarfile.TarInfo]:
 
 
 @contextmanager
-def _headers(path: Path) -> Iterator[_Headers]:
-    with path.open("rb", buffering=0) as raw, _Headers(raw, 4096) as stream:
+def _headers(path: Path | RemoteFile) -> Iterator[_Headers]:
+    with path.open("rb", buffering=0) as raw, _Headers(cast("io.RawIOBase", raw), 4096) as stream:
         yield stream
 
 

@@ -11,10 +11,12 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from f2f.engine.options import SourceOptions
+from f2f.engine.places import RemoteFile, usage_errors
 from f2f.engine.tars import TarMember, entries, is_plain
 from f2f.engine.types import InputRow
 
@@ -33,13 +35,17 @@ _KINDS = {
 }
 
 
-def tar_rows(path: Path, name: str, options: SourceOptions) -> Iterator[InputRow]:
+def tar_rows(path: Path | RemoteFile, name: str, options: SourceOptions) -> Iterator[InputRow]:
     """The videos of the tar at `path`, which the source calls `name`, in their order.
 
     What cannot be read, of the tar or of a sample, is a row with its problem.
+
+    Raises:
+        UsageError: the store that holds it does not answer.
     """
-    for key, sample in groupby(_members(path, name), lambda member: _key(member, name)):
-        yield from _sample(name, key, list(sample), options)
+    with usage_errors(path.url) if isinstance(path, RemoteFile) else nullcontext():
+        for key, sample in groupby(_members(path, name), lambda member: _key(member, name)):
+            yield from _sample(name, key, list(sample), options)
 
 
 def as_text(value: object) -> str:
@@ -67,17 +73,19 @@ def _fits_file_names(entry: object) -> bool:
     return True
 
 
-def _members(path: Path, tar: str) -> Iterator[TarMember | InputRow]:
+def _members(path: Path | RemoteFile, tar: str) -> Iterator[TarMember | InputRow]:
     """The plain files of the tar; other entries, and an end that comes too early, as rows with their problem."""
     try:
         for number, entry in enumerate(entries(path), 1):
             if not entry.isdir():
                 yield _member(path, tar, number, entry)
     except (OSError, tarfile.TarError) as error:
+        if isinstance(path, RemoteFile) and not isinstance(error, tarfile.TarError):
+            raise
         yield InputRow(tar, tar, "", problem=("bad_tar", f"{error}; what comes before is read"))
 
 
-def _member(path: Path, tar: str, number: int, entry: tarfile.TarInfo) -> TarMember | InputRow:
+def _member(path: Path | RemoteFile, tar: str, number: int, entry: tarfile.TarInfo) -> TarMember | InputRow:
     kind = "" if is_plain(entry) else _KINDS.get(entry.type, "no plain file")
     leads_out = entry.name.startswith("/") or ".." in PurePosixPath(entry.name).parts
     if not kind and not leads_out:
@@ -118,7 +126,7 @@ def _row(video: str, key: str, member: TarMember, texts: Mapping[str, TarMember]
         id=as_text(entry.get("id")) or f"{query}/{video}",
         video=video,
         query=query,
-        location=os.path.realpath(member.tar),
+        location=member.tar.url if isinstance(member.tar, RemoteFile) else os.path.realpath(member.tar),
         tags=as_text(entry.get("tags")),
         span=(member.offset, member.size),
     )
@@ -130,8 +138,11 @@ def _described(texts: Mapping[str, TarMember]) -> Mapping[str, object] | str:
     for ending, member in texts.items():
         if member.size > _TEXT_BYTES:
             return f"{member.name} has {member.size} bytes; at most {_TEXT_BYTES} are read"
-        with member.open() as stream:
-            data = stream.read()
+        try:
+            with member.open() as stream:
+                data = stream.read()
+        except OSError as error:
+            return f"{member.name} cannot be read ({error})"
         if ending == ".txt":
             found.setdefault(".txt", data.decode("utf-8", "surrogateescape").strip())
         elif isinstance(entry := json_record(data), str):

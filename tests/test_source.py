@@ -9,7 +9,6 @@ import os
 import tempfile
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -218,21 +217,6 @@ def test_paths_that_leave_the_folder(tmp_path: Path) -> None:
     assert all(not row.location for row, problem in zip(read(path), refused, strict=True) if problem)
     admitted = [row.problem[0] if row.problem else "" for row in read(path, OUTSIDE)]
     assert admitted == [""] * 9 + ["bad_path", ""]
-
-
-def test_urls_are_left_to_fsspec(tmp_path: Path) -> None:
-    from material import pictures, write_video
-
-    from f2f.engine.decode import DecodeState, sample_frames
-    from f2f.engine.options import DecodeOptions
-
-    local = write_video(tmp_path / "x.mp4", pictures("red", 4))
-    with fsspec.open("memory://clips/x.mp4", "wb") as stream:
-        stream.write(local.read_bytes())
-    (tmp_path / "x.jsonl").write_text(json.dumps({"video": "memory://clips/x.mp4", "query": "red"}))
-    (row,) = read(tmp_path / "x.jsonl", OUTSIDE)
-    assert row.location == "memory://clips/x.mp4"
-    assert len(list(sample_frames(0, row.location, DecodeOptions(), DecodeState()))) == 2
 
 
 @settings(max_examples=60, deadline=None)
