@@ -9,7 +9,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -98,16 +98,86 @@ def segment_command(options: SegmentOptions, *, json: bool = False) -> int:
 
 
 def status_command(out: _Out, *, json: bool = False) -> int:
-    """Say how far the run in an output folder is.
+    """Say how far the run in an output folder is, whether a process is at work in it, and what failed how often.
+
+    Args:
+        out: output folder of `f2f label`, also while it runs
+        json: print JSON instead of tables
+    """
+    from f2f.engine.status import read_status
+
+    status = read_status(out)
+    if json:
+        entry = asdict(status)
+        for process, one in zip(entry["live"], status.live, strict=True):
+            process["inputs_per_hour"] = one.inputs_per_hour
+        counts = entry.pop("summary")
+        failures = entry.pop("failed")
+        print(_json({**counts, **entry, "failures": failures}))
+    else:
+        _print(status.summary, as_json=False)
+        status.print_table(Console())
+    return 0
+
+
+def retry_command(
+    out: _Out,
+    *,
+    failure: Annotated[Literal["transient", "permanent"] | None, tyro.conf.arg(name="class")] = None,
+    stage: str | None = None,
+    reason: str | None = None,
+    max_attempts: int = 3,
+    force: bool = False,
+    json: bool = False,
+) -> int:
+    """Mark failed inputs to be done again; the next `f2f label` with the same options does them.
 
     Args:
         out: output folder of `f2f label`
-        json: print JSON instead of a table
+        failure: only failures of this class; what is transient may work another time (default: both)
+        stage: only what failed in this stage, as in videos.parquet (default: any)
+        reason: only what failed for this reason, as in videos.parquet (default: any)
+        max_attempts: an input that failed so often is quarantined: it stays failed
+        force: do quarantined inputs again too
+        json: print the ids as JSON
     """
-    from f2f.engine.run import read_summary
+    from f2f.engine.retry import Choice, retry
 
-    _print(read_summary(out), json)
+    choice = Choice(failure=failure, stage=stage, reason=reason, max_attempts=max_attempts, force=force)
+    retried = retry(out, choice)
+    if json:
+        print(_json(asdict(retried)))
+        return 0
+    if retried.pending:
+        print(f"{len(retried.pending)} inputs are to be done again: run the same `f2f label` command once more")
+    if retried.quarantined:
+        print(
+            f"{len(retried.quarantined)} inputs stay failed, quarantined after {max_attempts} attempts; --force, or a "
+            "larger --max-attempts, has them done again"
+        )
     return 0
+
+
+def verify_command(out: _Out, *, repair: bool = False, json: bool = False) -> int:
+    """Check that nothing is lost or damaged: records, accounting, every file, tables and lists.
+
+    Args:
+        out: output folder of `f2f label`
+        repair: remove the records of damaged shards, so that the next `f2f label` does them anew, files that belong
+            to nothing, and write tables and lists anew
+        json: print JSON instead of lines
+    """
+    from f2f.engine.verify import repair as mend
+    from f2f.engine.verify import verify
+
+    found = verify(out)
+    if json:
+        print(_json({**asdict(found), "damaged_shards": found.damaged_shards}))
+    else:
+        found.print_lines(Console(soft_wrap=True, highlight=False, markup=False))
+    if repair and found.problems:
+        sys.stderr.write(f"{mend(out, found)}\n")
+    return found.exit_code
 
 
 def probe_command(

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from f2f.engine.errors import UsageError
 from f2f.engine.files import digest, machine_errors, open_aside
-from f2f.engine.tars import TarMember, find_members
+from f2f.engine.tars import ImageFile, TarMember, find_members
 
 Part = Literal["frame", "mask", "confidence", "record"]
 
@@ -59,10 +59,18 @@ class Layout(ABC):
         """The files in place of a committed shard that holds masks `ids`."""
 
     @abstractmethod
-    def remove_others(self, committed: Mapping[int, Sequence[str]], foreign: Mapping[int, Collection[str]]) -> None:
-        """Remove files that are not of the `committed` shards' masks.
+    def members(self, shard: int, ids: Sequence[str]) -> Mapping[str, ImageFile]:
+        """What lies in place of a committed shard that holds masks `ids`, by id and suffix.
 
-        Those of `foreign` shards stay: another process may be about to commit them. Their masks' ids begin so.
+        Raises:
+            UsageError: its tar cannot be read.
+        """
+
+    @abstractmethod
+    def others(self, committed: Mapping[int, Sequence[str]], foreign: Mapping[int, Collection[str]]) -> list[Path]:
+        """Files in place that are not of the `committed` shards' masks.
+
+        Those of `foreign` shards do not count: another process may be about to commit them. Their masks' ids begin so.
         """
 
     @abstractmethod
@@ -72,6 +80,12 @@ class Layout(ABC):
     @abstractmethod
     def lists(self, ids: Sequence[str], classes: Sequence[str]) -> dict[Path, bytes]:
         """The lists of masks and classes, and where they lie."""
+
+    def remove_others(self, committed: Mapping[int, Sequence[str]], foreign: Mapping[int, Collection[str]]) -> None:
+        """Remove what `others` finds."""
+        with machine_errors(self.masks):
+            for path in self.others(committed, foreign):
+                path.unlink()
 
     def stage(self, shard: int, id_: str, files: Mapping[Part, bytes]) -> None:
         """Write a mask's files aside, those that the layout has."""
@@ -132,15 +146,17 @@ class VocLayout(Layout):
         """Those of every mask."""
         return [self.find(id_, part) for id_ in ids for part in self.parts]
 
-    def remove_others(self, committed: Mapping[int, Sequence[str]], foreign: Mapping[int, Collection[str]]) -> None:
-        """Remove the files of other masks."""
+    def members(self, shard: int, ids: Sequence[str]) -> dict[str, ImageFile]:
+        """Those of every mask that are there."""
+        places = {f"{id_}{SUFFIXES[part]}": self.find(id_, part) for id_ in ids for part in self.parts}
+        return {name: path for name, path in places.items() if path.is_file()}
+
+    def others(self, committed: Mapping[int, Sequence[str]], foreign: Mapping[int, Collection[str]]) -> list[Path]:
+        """The files of other masks."""
         named = {id_ for ids in committed.values() for id_ in ids}
         spared = {prefix for prefixes in foreign.values() for prefix in prefixes}
-        for folder, _ in self._places.values():
-            with machine_errors(self.out / "voc" / folder):
-                for path in (self.out / "voc" / folder).glob("*"):
-                    if path.stem not in named and path.stem.rpartition("-")[0] not in spared:
-                        path.unlink()
+        found = [path for folder, _ in self._places.values() for path in (self.out / "voc" / folder).glob("*")]
+        return [path for path in found if path.stem not in named and path.stem.rpartition("-")[0] not in spared]
 
     def find(self, id_: str, part: Part) -> Path:
         """Its path."""
@@ -188,15 +204,17 @@ class TarLayout(Layout):
         """Its tar, where it has masks."""
         return [self._tar(shard)] if ids else []
 
-    def remove_others(self, committed: Mapping[int, Sequence[str]], foreign: Mapping[int, Collection[str]]) -> None:
-        """Remove the tars of other shards, and parts of tars."""
+    def members(self, shard: int, ids: Sequence[str]) -> dict[str, TarMember]:
+        """All that its tar holds."""
+        return find_members(self._tar(shard)) if ids else {}
+
+    def others(self, committed: Mapping[int, Sequence[str]], foreign: Mapping[int, Collection[str]]) -> list[Path]:
+        """The tars of other shards, and parts of tars."""
         named = {self._tar(shard).name for shard, ids in committed.items() if ids}
         spared = {self._tar(shard).name for shard in foreign}
         spared |= {f".{name}.part" for name in spared}
-        with machine_errors(self.masks):
-            for path in [*self.masks.glob("*.tar"), *self.masks.glob(".*.tar.part")]:
-                if path.name not in named | spared:
-                    path.unlink()
+        found = [*self.masks.glob("*.tar"), *self.masks.glob(".*.tar.part")]
+        return [path for path in found if path.name not in named | spared]
 
     def _tar(self, shard: int) -> Path:
         return self.masks / f"{shard:06d}.tar"

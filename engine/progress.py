@@ -109,5 +109,7 @@ def print_summary(summary: Summary, console: Console) -> None:
     console.print(table)
     if summary.left_out:
         console.print(f"masks left out for their quality: {summary.left_out}")
+    if summary.quarantined:
+        console.print(f"quarantined, for they failed too often: {summary.quarantined} of the failed")
     if summary.reasons:
         console.print("reasons: " + ", ".join(f"{name} {count}" for name, count in summary.reasons.items()))

@@ -182,7 +182,10 @@ def read_shard(path: Path) -> ShardRecord:
     try:
         data = path.read_bytes()
         check_seal(data)
-        return _shard(**json.loads(data.decode("utf-8")))
+        record = _shard(**json.loads(data.decode("utf-8")))
+        if record.shard != int(path.stem):
+            raise ValueError(f"it is the record of shard {record.shard}")
+        return record
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{path} is not a shard record ({error}); remove the file, or let `f2f verify --repair` do so, and run "
@@ -222,7 +225,8 @@ def each_shard(out: Path) -> Iterator[ShardRecord]:
 
 def shard_paths(out: Path) -> list[Path]:
     """The files of all committed shards, by number."""
-    return sorted((out / "shards").glob("[0-9]*.json"))
+    found = sorted((out / "shards").glob("[0-9]*.json"))
+    return [path for path in found if path.stem.isdecimal() and path == shard_path(out, int(path.stem))]
 
 
 @dataclass(frozen=True)
@@ -283,23 +287,22 @@ def summarize(inputs: int, shards: Iterable[ShardRecord]) -> Summary:
 
 def rebuild_lists(out: Path, run: Mapping[str, Any], shards: Sequence[ShardRecord]) -> Summary:
     """Write the tables and the summary anew from the records, sorted by id."""
-    videos = sorted((video for shard in shards for video in shard.videos), key=lambda video: os.fsencode(video.id))
-    masks = sorted((mask for shard in shards for mask in shard.masks), key=lambda mask: mask.id)
-    _write_table(out / "videos.parquet", video_table(videos))
-    _write_table(out / "labels.parquet", mask_table(masks, run))
+    for name, table in tables(run, shards).items():
+        _write_table(out / name, table)
     summary = summarize(len(run["inputs"]), shards)
     write_aside(out / "summary.json", to_json(summary).encode())
     return summary
 
 
-def video_table(videos: Sequence[VideoRecord]) -> Any:
-    """The rows of videos.parquet, a `pyarrow.Table`."""
-    return _table(VideoRecord, videos, {})
-
-
-def mask_table(masks: Sequence[MaskRecord], run: Mapping[str, Any]) -> Any:
-    """The rows of labels.parquet, a `pyarrow.Table`: the records, and the run's networks and options."""
-    return _table(MaskRecord, masks, {key: json.dumps(run[key], sort_keys=True) for key in ("networks", "options")})
+def tables(run: Mapping[str, Any], shards: Sequence[ShardRecord]) -> dict[str, Any]:
+    """The `pyarrow.Table` of each file: the records by id, and beside the masks the run's networks and options."""
+    videos = sorted((video for shard in shards for video in shard.videos), key=lambda video: os.fsencode(video.id))
+    masks = sorted((mask for shard in shards for mask in shard.masks), key=lambda mask: mask.id)
+    constants = {key: json.dumps(run[key], sort_keys=True) for key in ("networks", "options")}
+    return {
+        "videos.parquet": _table(VideoRecord, videos, {}),
+        "labels.parquet": _table(MaskRecord, masks, constants),
+    }
 
 
 def _table(kind: Any, records: Sequence[Any], constants: Mapping[str, str]) -> Any:

@@ -96,10 +96,15 @@ class Run:
 def rebuild_run(out: Path) -> Summary:
     """Write tables, lists and summary of the run in `out` anew from its records; do so `locked`."""
     run, shards = read_run(out), read_shards(out)
-    names = sorted(mask.id for record in shards for mask in record.masks)
-    for path, content in layout_of(out, run["options"]).lists(names, run["classes"]).items():
+    for path, content in lists_of(out, run, shards).items():
         write_aside(path, content)
     return rebuild_lists(out, run, shards)
+
+
+def lists_of(out: Path, run: Mapping[str, Any], shards: Sequence[ShardRecord]) -> dict[Path, bytes]:
+    """The lists of the run's layout as its records make them."""
+    names = sorted(mask.id for record in shards for mask in record.masks)
+    return layout_of(out, run["options"]).lists(names, run["classes"])
 
 
 def open_run(

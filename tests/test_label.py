@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from material import (
     records,
     square_corner,
     start_f2f,
+    wait_for,
     write_video,
 )
 from PIL import Image
@@ -269,12 +269,6 @@ def test_a_finished_run_is_not_done_again(
     monkeypatch.setattr(subprocess, "Popen", None)  # no decoding process is started
     assert label(Setup().options(videos, tmp_path / "out", networks)).ok == 6
     assert contents(tmp_path / "out") == contents(finished)
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
 
 
 @pytest.fixture
