@@ -55,6 +55,9 @@ class DecodeState:
     size_wh: tuple[int, int] = (0, 0)
     rotation_degrees: int = 0
     codec: str = ""
+    file_bytes: int = 0
+    modified_ns: int = 0
+    """Unix time of the file's last change; 0: not known"""
     broken: str = ""
     """why decoding ended before the file's end; empty where it did not"""
     tick: Callable[[], None] = field(default=lambda: None)
@@ -74,6 +77,8 @@ class DecodeState:
             size_wh=self.size_wh,
             rotation_degrees=self.rotation_degrees,
             codec=self.codec,
+            file_bytes=self.file_bytes,
+            modified_ns=self.modified_ns,
         )
 
 
@@ -85,7 +90,7 @@ def sample_frames(
     Raises:
         VideoError: the file cannot be opened, has no video, or nothing of it can be decoded.
     """
-    with _open(location, options, span) as container:
+    with _unchanged(location, span, state), _open(location, options, span) as container:
         stream = _video_stream(container)
         _describe(stream, options, state)
         timed = _with_time(_decoded(container, stream, state), stream, options, state)
@@ -97,7 +102,6 @@ def sample_frames(
 
 @contextmanager
 def _open(path: str, options: DecodeOptions, span: Span | None) -> Iterator[InputContainer]:
-    _check_file(path, span)
     # "file:" keeps a name such as concat:x.mp4 from being read as a protocol.
     with Slice(Path(path), *span) if span else nullcontext("file:" + path) as media:
         try:
@@ -120,17 +124,48 @@ def _open(path: str, options: DecodeOptions, span: Span | None) -> Iterator[Inpu
             container.close()
 
 
-def _check_file(path: str, span: Span | None) -> None:
+@contextmanager
+def _unchanged(path: str, span: Span | None, state: DecodeState) -> Iterator[None]:
+    """Note the file's size and time; whatever came of a file that is not the same at the end may come of its change.
+
+    Raises:
+        VideoError: it is not there, is no file with bytes, or changed while it was read.
+    """
+    before = _fingerprint(path)
+    if 0 in (before[0], span and span[1]):
+        raise VideoError("empty", "the file has no bytes")
+    state.file_bytes, state.modified_ns = span[1] if span else before[0], before[1]
     try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe would wait for ever
+        yield
+    except VideoError as error:
+        _refuse_changed(path, before, error)
+        raise
+    _refuse_changed(path, before)
+
+
+def _refuse_changed(path: str, before: tuple[int, int], cause: VideoError | None = None) -> None:
+    try:
+        now = _fingerprint(path)
+    except VideoError as error:
+        raise VideoError("changed", f"while it was read: {error.detail}", "transient") from error
+    if now != before:
+        sizes = f"it had {before[0]} bytes and then {now[0]}"
+        raise VideoError("changed", f"the file was written to while it was read; {sizes}", "transient") from cause
+
+
+def _fingerprint(path: str) -> tuple[int, int]:
+    """Size in bytes and time of the last change in ns of a file that can be read."""
+    try:
+        found = Path(path).stat()
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
             raise VideoError("not_media", "not a regular file")
         with Path(path).open("rb") as stream:
-            if not stream.read(1) or (span and not span[1]):
-                raise VideoError("empty", "the file has no bytes")
+            stream.read(1)
     except FileNotFoundError as error:
         raise VideoError("missing", "the file is not there", "transient") from error
     except OSError as error:
         raise VideoError("unreadable", error.strerror or str(error), "transient") from error
+    return found.st_size, found.st_mtime_ns
 
 
 def _open_reason(path: str, span: Span | None, error: av.error.FFmpegError) -> str:

@@ -63,6 +63,10 @@ class VideoRecord:
     """masks whose quality was below --min-quality"""
     max_attempts: int = MAX_ATTEMPTS
     """an input that failed so often is quarantined"""
+    file_bytes: int = 0
+    """size of the file as it was read"""
+    modified_ns: int = 0
+    """Unix time of the file's last change as it was read"""
 
     @property
     def quarantined(self) -> bool:
@@ -132,6 +136,7 @@ def video_record(row: InputRow, end: VideoEnd, masks: int) -> VideoRecord:
         start_seconds=report.start_seconds, last_seconds=report.last_seconds, fps=report.fps,
         width_px=report.size_wh[0], height_px=report.size_wh[1], rotation_degrees=report.rotation_degrees,
         codec=report.codec, stopped_early=report.stopped_early, left_out=end.left_out,
+        file_bytes=report.file_bytes, modified_ns=report.modified_ns,
     )  # fmt: skip
 
 

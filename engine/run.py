@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from f2f.engine.errors import RunMismatchError, UsageError
 from f2f.engine.files import check_seal, sealed, write_aside
 from f2f.engine.layout import LAYOUTS, Layout, layout_of
+from f2f.engine.places import is_url
 from f2f.engine.records import (
     ShardRecord,
     Summary,
@@ -133,11 +135,11 @@ def open_run(
         UsageError: what `out` holds cannot be read.
     """
     old = read_run(out) if (out / "run.json").exists() else {**decisive, "shards": [], "inputs": []}
+    committed = read_shards(out)
     differences = _differences(old, decisive)
-    changed = _changed_inputs(old["inputs"], rows)
+    changed = {**_changed_files(old, rows, committed), **_changed_inputs(old["inputs"], rows)}
     if not force:
         _refuse(out, differences, changed)
-    committed = read_shards(out)
     kept, shards = ([], []) if differences else _kept(old, rows)
     known = {row.id for row in kept}
     ordered = kept + [row for row in rows if row.id not in known]
@@ -253,6 +255,29 @@ def _changed_inputs(pinned: list[list[str]], rows: Sequence[InputRow]) -> dict[i
         if row is None or (row.video, row.query) != (video, query):
             now = "not in the source" if row is None else f"{printable(row.video)} ({printable(row.query)})"
             changed[number] = f"{printable(name)} was {printable(video)} ({printable(query)}) and is now {now}"
+    return changed
+
+
+def _changed_files(old: dict[str, Any], rows: Sequence[InputRow], committed: Sequence[ShardRecord]) -> dict[int, str]:
+    """Pinned inputs by number whose file has another size than when it was read, and how.
+
+    Times of files change when a crawl is copied, a file that is gone has been used, and one that failed may have been
+    mended for `f2f retry`: none of these counts.
+    """
+    local = {row.id: row for row in rows if row.location and not is_url(row.location)}
+    changed = {}
+    for record in committed:
+        first = old["shards"][record.shard][0] if record.shard < len(old["shards"]) else 0
+        for number, video in enumerate(record.videos, first):
+            if not video.file_bytes or video.status in {"failed", "pending"} or video.id not in local:
+                continue
+            with suppress(OSError):
+                row = local[video.id]
+                size = row.span[1] if row.span else Path(row.location).stat().st_size
+                if size != video.file_bytes:
+                    changed[number] = (
+                        f"{printable(video.id)} was a file of {video.file_bytes} bytes and is now of {size}"
+                    )
     return changed
 
 

@@ -56,9 +56,10 @@ class Stager:
             MachineError: the cache cannot be written.
         """
         for item in pool.frames(self._ready(rows)):
-            if isinstance(item, VideoEnd) and self._cache:
-                self._cache.drop(item.video)
-            yield item
+            if isinstance(item, VideoEnd) and self._cache and self._cache.drop(item.video):
+                yield replace(item, report=replace(item.report, modified_ns=0))  # a copy's time says nothing
+            else:
+                yield item
 
     def _ready(self, rows: Iterable[Input]) -> Iterator[Input | VideoEnd | None]:
         """Inputs as they come to lie here, those that never will as their end, None while there is none."""
@@ -201,13 +202,15 @@ class _Cache:
             self._free_bytes += size
             self._room.notify_all()
 
-    def drop(self, video: int, taken: int | None = None) -> None:
-        """Remove a copy, if there is one; `taken` is what was taken for it (default: its size)."""
-        path = self.path(video)
+    def drop(self, video: int, taken: int | None = None) -> bool:
+        """Remove a copy, and say whether there was one; `taken` is what was taken for it (default: its size)."""
+        path, there = self.path(video), False
         with suppress(FileNotFoundError):
             taken = path.stat().st_size if taken is None else taken
             path.unlink()
+            there = True
         self.give(taken or 0)
+        return there
 
     def close(self) -> None:
         """Remove all; threads that still fetch find no folder and end."""

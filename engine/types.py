@@ -65,6 +65,10 @@ class DecodeReport:
     codec: str = ""
     stopped_early: bool = False
     """enough windows were found before the video's end"""
+    file_bytes: int = 0
+    """size of the file as it was read"""
+    modified_ns: int = 0
+    """Unix time of the file's last change as it was read; 0 where it was a copy of what a URL names"""
 
 
 @dataclass(frozen=True)
