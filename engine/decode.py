@@ -16,7 +16,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
@@ -25,9 +24,10 @@ from av.video.stream import VideoStream
 
 from f2f.engine.errors import VideoError
 from f2f.engine.options import DecodeOptions
-from f2f.engine.shots import THUMBNAIL_HW, CutDetector
+from f2f.engine.pixels import deinterlaced, orientation, picture, pixel_aspect, thumbnail
+from f2f.engine.shots import CutDetector, is_blank
 from f2f.engine.tars import Slice
-from f2f.engine.types import DecodeReport, Frame, ImageArray, Span
+from f2f.engine.types import DecodeReport, Frame, Span
 
 # A file may pretend to be a playlist or a concatenation and pull in other files: only real containers are opened.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,mxf,dv,ivf"
@@ -53,13 +53,22 @@ class DecodeState:
     """when the last frame's time on screen ends"""
     fps: float = 0.0
     size_wh: tuple[int, int] = (0, 0)
+    pixel_aspect: float = 1.0
     rotation_degrees: int = 0
+    mirrored: bool = False
+    interlaced: bool = False
     codec: str = ""
     file_bytes: int = 0
     modified_ns: int = 0
     """Unix time of the file's last change; 0: not known"""
     broken: str = ""
     """why decoding ended before the file's end; empty where it did not"""
+    too_long: bool = False
+    """it is --max-seconds where decoding ended"""
+    encrypted: bool = False
+    """it is encryption where decoding ended"""
+    refused: bool = False
+    """the decoder calls a packet's demands invalid, as it does of too large a size"""
     tick: Callable[[], None] = field(default=lambda: None)
     """called about once a second, however few frames are sampled"""
 
@@ -75,11 +84,19 @@ class DecodeState:
             last_seconds=max(self.last_seconds, 0.0) if math.isinf(self.last_seconds) else self.last_seconds,
             fps=self.fps,
             size_wh=self.size_wh,
+            pixel_aspect=self.pixel_aspect,
             rotation_degrees=self.rotation_degrees,
+            mirrored=self.mirrored,
+            interlaced=self.interlaced,
             codec=self.codec,
             file_bytes=self.file_bytes,
             modified_ns=self.modified_ns,
         )
+
+    @property
+    def note(self) -> tuple[str, str] | None:
+        """(reason, detail) of a video that ended short."""
+        return ("too_long" if self.too_long else "broken", self.broken) if self.broken else None
 
 
 def sample_frames(
@@ -93,11 +110,12 @@ def sample_frames(
     with _unchanged(location, span, state), _open(location, options, span) as container:
         stream = _video_stream(container)
         _describe(stream, options, state)
-        timed = _with_time(_decoded(container, stream, state), stream, options, state)
+        frames = _decoded(container, stream, state)
+        timed = _with_time(deinterlaced(frames) if options.deinterlace else frames, stream, options, state)
         yield from _sampled(video, timed, options, state)
         _note_missing_end(stream, state)
     if not state.frames_decoded:
-        raise VideoError("undecodable", state.broken or f"no frame of its {state.codec} stream could be decoded")
+        raise _nothing_decoded(options, state)
 
 
 @contextmanager
@@ -203,6 +221,7 @@ def _describe(stream: VideoStream, options: DecodeOptions, state: DecodeState) -
     state.size_wh = (context.width, context.height)
     rate = stream.average_rate or stream.guessed_rate or Fraction(0)
     state.fps = float(rate)
+    state.pixel_aspect = pixel_aspect(stream.sample_aspect_ratio)
     _check_size(context.width, context.height, options)
     context.options = {"max_pixels": str(options.max_pixels)}
 
@@ -210,6 +229,14 @@ def _describe(stream: VideoStream, options: DecodeOptions, state: DecodeState) -
 def _check_size(width_px: int, height_px: int, options: DecodeOptions) -> None:
     if width_px * height_px > options.max_pixels:
         raise VideoError("too_large", f"{width_px}x{height_px} px; --max-pixels is {options.max_pixels}")
+
+
+def _nothing_decoded(options: DecodeOptions, state: DecodeState) -> VideoError:
+    if state.encrypted:
+        return VideoError("encrypted", state.broken)
+    if state.refused and not all(state.size_wh):
+        return VideoError("too_large", f"its header gives no size, or one above --max-pixels {options.max_pixels}")
+    return VideoError("undecodable", state.broken or f"no frame of its {state.codec} stream could be decoded")
 
 
 def _note_missing_end(stream: VideoStream, state: DecodeState) -> None:
@@ -229,9 +256,13 @@ def _decoded(container: InputContainer, stream: VideoStream, state: DecodeState)
         if time.monotonic() > next_tick:
             state.tick()
             next_tick = time.monotonic() + _TICK_SECONDS
+        if packet.has_sidedata("encryption_info"):
+            state.encrypted, state.broken = True, "its frames are encrypted from here on"
+            return
         try:
             frames = packet.decode()
         except av.error.FFmpegError as error:
+            state.refused |= isinstance(error, av.error.ArgumentError)
             state.packet_errors += 1
             in_a_row += 1
             if in_a_row >= _MAX_ERRORS_IN_A_ROW:
@@ -241,6 +272,7 @@ def _decoded(container: InputContainer, stream: VideoStream, state: DecodeState)
         in_a_row = 0
         for frame in frames:
             state.frames_decoded += 1
+            state.interlaced |= frame.interlaced_frame
             if frame.is_corrupt:  # the decoder made up what was missing
                 state.packet_errors += 1
             else:
@@ -267,17 +299,41 @@ def _with_time(
 ) -> Iterator[tuple[float, VideoFrame]]:
     """(pts_seconds, frame) with strictly rising time stamps; missing ones are filled in, falling ones dropped."""
     step = 1 / state.fps if state.fps > 0 else 1 / options.sample_fps
+    stamps = _Stamps()
     for frame in frames:
         unknown = 0.0 if state.start_seconds is None else state.last_seconds + step
-        pts = unknown if frame.pts is None else frame.time
+        known = stamps.seconds(frame)
+        pts = unknown if known is None else known
         if pts <= state.last_seconds:
             state.dropped_frames += 1
             continue
         if state.start_seconds is None:
             state.start_seconds = pts
+        if pts - state.start_seconds > options.max_seconds:
+            state.too_long, state.broken = True, f"is longer than --max-seconds {options.max_seconds:g}"
+            return
         state.last_seconds = pts
         state.end_seconds = pts + float((frame.duration or 0) * (frame.time_base or 0))
         yield pts, frame
+
+
+class _Stamps:
+    """The time stamps of frames in display order; AVIs with packed B frames have them swapped.
+
+    As FFmpeg does: where the frames' own stamps fall more often than those of decoding, these are taken.
+    """
+
+    def __init__(self) -> None:
+        self._last, self._falls = [-math.inf, -math.inf], [0, 0]
+
+    def seconds(self, frame: VideoFrame) -> float | None:
+        """A frame's time; None where it has none."""
+        for kind, stamp in enumerate((frame.pts, frame.dts)):
+            if stamp is not None:
+                self._falls[kind] += stamp <= self._last[kind]
+                self._last[kind] = stamp
+        trusted = frame.pts if frame.dts is None or self._falls[0] <= self._falls[1] else frame.dts
+        return None if trusted is None or frame.pts is None else float(trusted * (frame.time_base or 0))
 
 
 def _sampled(
@@ -288,17 +344,20 @@ def _sampled(
     gap_limit_seconds = _gap_limit_seconds(options, state.fps)
     for pts, frame in timed:
         _check_size(frame.width, frame.height, options)
-        new_shot |= cuts.is_cut(_thumbnail(thumbnails, frame)) or state.packet_errors > errors
+        small = thumbnail(thumbnails, frame)
+        new_shot |= cuts.is_cut(small) or state.packet_errors > errors
         errors = state.packet_errors
         if pts < next_pts - _NEAR_SECONDS:
             continue
         next_pts = _next_sample(pts, state.start_seconds or 0.0, options.sample_fps)
-        image = _image(pixels, frame, options.max_side, state)
+        image = picture(pixels, frame, state.pixel_aspect, options.max_side)
+        turns, state.mirrored = orientation(frame)
+        state.rotation_degrees = (0, 90, 180, -90)[turns]
         new_shot |= pts - last_pts > gap_limit_seconds + _NEAR_SECONDS or image.shape[:2] != last_size
         state.shot += new_shot and state.frames_sampled > 0
         state.frames_sampled += 1
         last_pts, last_size, new_shot = pts, image.shape[:2], False
-        yield Frame(video, state.shot, pts, image, state.report())
+        yield Frame(video, state.shot, pts, image, state.report(), is_blank(small))
 
 
 def _gap_limit_seconds(options: DecodeOptions, fps: float) -> float:
@@ -310,21 +369,3 @@ def _gap_limit_seconds(options: DecodeOptions, fps: float) -> float:
 def _next_sample(pts: float, start: float, fps: float) -> float:
     """The next point of the sampling grid, which starts at the first frame."""
     return start + (math.floor((pts - start + _NEAR_SECONDS) * fps) + 1) / fps
-
-
-def _thumbnail(reformatter: VideoReformatter, frame: VideoFrame) -> ImageArray:
-    height, width = THUMBNAIL_HW
-    return _pixels(reformatter.reformat(frame, width, height, "gray", interpolation="AREA"))
-
-
-def _image(reformatter: VideoReformatter, frame: VideoFrame, max_side: int, state: DecodeState) -> ImageArray:
-    """RGB of a frame as it is meant to be seen, longer side at most `max_side` px; uint8 [H, W, 3]."""
-    scale = min(1.0, max_side / max(frame.width, frame.height))
-    width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
-    rgb = _pixels(reformatter.reformat(frame, width, height, "rgb24", interpolation="AREA"))
-    state.rotation_degrees = frame.rotation
-    return np.ascontiguousarray(np.rot90(rgb, k=round(frame.rotation / 90)))
-
-
-def _pixels(frame: VideoFrame) -> ImageArray:
-    return frame.to_ndarray().astype(np.uint8, copy=False)

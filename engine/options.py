@@ -82,6 +82,11 @@ class DecodeOptions:
     where its frames are further apart)"""
     max_pixels: int = 64_000_000
     """largest frame that is decoded, in px; larger ones fail the video"""
+    max_seconds: float = 43_200.0
+    """most seconds of a video that are looked at, by its time stamps; what comes later is left out, and its record
+    says so"""
+    deinterlace: bool = False
+    """make whole frames of interlaced ones (yadif), which otherwise are taken as they are"""
     decoders: int = 0
     """decoding processes (0: one per core, 4 at most); does not change results"""
     decode_timeout_seconds: float = 60.0
@@ -92,6 +97,7 @@ class DecodeOptions:
         _require(16 <= self.max_side <= 8192, "max_side", self.max_side, "16 to 8192 px")
         _require(self.max_gap_seconds >= 0, "max_gap_seconds", self.max_gap_seconds, "0 or more seconds")
         _require(self.max_pixels >= 1, "max_pixels", self.max_pixels, "1 or more px")
+        _require(self.max_seconds > 0, "max_seconds", self.max_seconds, "above 0 s")
         _require(0 <= self.decoders <= 256, "decoders", self.decoders, "0 (one per core) to 256 processes")
         _require(self.decode_timeout_seconds > 0, "decode_timeout_seconds", self.decode_timeout_seconds, "above 0 s")
 

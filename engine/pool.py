@@ -68,6 +68,7 @@ class FrameMessage:
     slot: int
     size_hw: tuple[int, int]
     report: DecodeReport
+    blank: bool
 
 
 @dataclass(frozen=True)
@@ -180,14 +181,15 @@ class _Sender:
         except Exception as error:
             failure = Failure("decode", "decoder_error", f"{type(error).__name__}: {error}")
             return VideoEnd(task.video, state.report(), failure)
-        return VideoEnd(task.video, state.report(), note=("broken", state.broken) if state.broken else None)
+        return VideoEnd(task.video, state.report(), note=state.note)
 
     def _send(self, frame: Frame) -> None:
         while self._connection.poll(None if self._credit == 0 else 0):
             self.note(self._connection.recv())
         self._ring.put(self._slot, frame.image)
+        place = (self._slot, frame.size_hw)
         self._connection.send(
-            FrameMessage(frame.video, frame.shot, frame.pts_seconds, self._slot, frame.size_hw, frame.report)
+            FrameMessage(frame.video, frame.shot, frame.pts_seconds, *place, frame.report, frame.blank)
         )
         self._credit -= 1
         self._slot = (self._slot + 1) % self._ring.slots
@@ -306,7 +308,7 @@ class DecodePool:
         child.last = message
         with suppress(OSError):  # a dead child is noticed by `_receive`
             child.connection.send("credit")
-        return Frame(message.video, message.shot, message.pts_seconds, image, message.report)
+        return Frame(message.video, message.shot, message.pts_seconds, image, message.report, message.blank)
 
     def _start(self) -> _Child:
         slot_bytes = -(-(self._options.max_side**2) * 3 // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -45,8 +45,8 @@ class Probe:
     def _facts(self) -> Iterator[tuple[str, str]]:
         record = self.record
         if record.codec:
-            turned = f", turned by {record.rotation_degrees}°" if record.rotation_degrees else ""
-            yield "video", f"{record.codec}, {record.width_px}x{record.height_px} px, {record.fps:.4g} frames/s{turned}"
+            size = f"{record.width_px}x{record.height_px} px"
+            yield "video", ", ".join([record.codec, size, f"{record.fps:.4g} frames/s", *_oddities(record)])
         if record.frames_decoded:
             yield (
                 "decoded",
@@ -66,6 +66,18 @@ class Probe:
                 f"{len(self.windows_seconds)}, from {first:.2f} to {last:.2f} s, if every frame shows the query",
             )
         yield "verdict", _verdict(record)
+
+
+def _oddities(record: VideoRecord) -> Iterator[str]:
+    """What sets its frames apart from upright ones of square pixels."""
+    if record.rotation_degrees:
+        yield f"turned by {record.rotation_degrees}°"
+    if record.mirrored:
+        yield "mirrored"
+    if record.pixel_aspect != 1:
+        yield f"pixels {record.pixel_aspect:.3g} times as wide as high"
+    if record.interlaced:
+        yield "interlaced"
 
 
 def _verdict(record: VideoRecord) -> str:

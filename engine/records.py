@@ -67,6 +67,10 @@ class VideoRecord:
     """size of the file as it was read"""
     modified_ns: int = 0
     """Unix time of the file's last change as it was read"""
+    pixel_aspect: float = 1.0
+    """width of a coded pixel by its height"""
+    mirrored: bool = False
+    interlaced: bool = False
 
     @property
     def quarantined(self) -> bool:
@@ -137,13 +141,14 @@ def video_record(row: InputRow, end: VideoEnd, masks: int) -> VideoRecord:
         width_px=report.size_wh[0], height_px=report.size_wh[1], rotation_degrees=report.rotation_degrees,
         codec=report.codec, stopped_early=report.stopped_early, left_out=end.left_out,
         file_bytes=report.file_bytes, modified_ns=report.modified_ns,
+        pixel_aspect=report.pixel_aspect, mirrored=report.mirrored, interlaced=report.interlaced,
     )  # fmt: skip
 
 
 def _outcome(end: VideoEnd, masks: int) -> tuple[Status, Failure | None, str, str]:
     if end.failure:
         return "failed", end.failure, end.failure.reason, end.failure.detail
-    if end.note and end.note[0] == "broken":
+    if end.note and end.note[0] in {"broken", "too_long"}:
         return "partial", None, *end.note
     if end.report.packet_errors:
         return "partial", None, "corrupt_packets", f"{end.report.packet_errors} packets could not be decoded"

@@ -1,4 +1,4 @@
-"""Cut detection on thumbnails of consecutive decoded frames; numpy only, it runs in the decoding processes."""
+"""Cuts and blank frames, told from thumbnails of the decoded frames; numpy only, it runs in the decoding processes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ _REACH_PX = 6  # of the thumbnail: a tenth of the picture's width from one frame
 _HISTOGRAM_BINS = 32
 _NO_CHANGE = 0.06  # share of pixels; no cut changes less, and the closer look is spared
 _CONTRAST_FLOOR = 8.0  # grey levels: in the dark and in fog noise is all there is
+_BLANK_LEVELS = 6  # grey levels of a thumbnail, from its darkest to its brightest pixel: noise is averaged out there
 
 GreyArray = npt.NDArray[np.float32]
 
@@ -42,6 +43,11 @@ class CutDetector:
             return False
         contrast = max(_CONTRAST_FLOOR, float(last.std() + grey.std()) / 2)
         return change + _moved_difference(last, grey) / contrast > self._threshold
+
+
+def is_blank(thumbnail: npt.NDArray[np.uint8]) -> bool:
+    """Whether a frame shows nothing, by its grey thumbnail, uint8 [36, 64]."""
+    return int(thumbnail.max()) - int(thumbnail.min()) <= _BLANK_LEVELS
 
 
 def _histogram_change(a: GreyArray, b: GreyArray) -> float:

@@ -61,7 +61,14 @@ class DecodeReport:
     """the container's average rate"""
     size_wh: tuple[int, int] = (0, 0)
     """coded size in px, before rotation"""
+    pixel_aspect: float = 1.0
+    """width of a coded pixel by its height; frames are stretched to square ones"""
     rotation_degrees: int = 0
+    """anticlockwise turn that made its frames upright"""
+    mirrored: bool = False
+    """frames were mirrored, left to right, before that"""
+    interlaced: bool = False
+    """some frames hold two moments, in every other line; --deinterlace mends it"""
     codec: str = ""
     stopped_early: bool = False
     """enough windows were found before the video's end"""
@@ -85,6 +92,8 @@ class Frame:
     """uint8 [H, W, 3] RGB"""
     report: DecodeReport = field(default_factory=DecodeReport)
     """what decoding had seen of the video up to this frame"""
+    blank: bool = False
+    """it is of one brightness: black, a fade, a test screen"""
 
     def __post_init__(self) -> None:
         assert self.image.dtype == np.uint8, self.image.dtype

@@ -71,7 +71,7 @@ class _Finder:
         self._shot = -1
         self._best: tuple[float, Window] | None = None
         self._kept_in_shot = 0
-        self._with_query = self._longest_run = 0
+        self._with_query = self._longest_run = self._blank = 0
         self.found = 0
         self.full_report: DecodeReport | None = None
         """what decoding had seen when enough windows were found before the video's end"""
@@ -96,6 +96,8 @@ class _Finder:
         wanted = self._options.window_frames
         if frames_sampled < wanted:
             return "too_short", f"{frames_sampled} sampled frames; a window needs {wanted}"
+        if self._blank == frames_sampled:
+            return "blank", f"all of {frames_sampled} sampled frames are of one brightness"
         if not self._with_query:
             return "query_not_seen", f"the query scores above {self._tau} in none of {frames_sampled} sampled frames"
         detail = (
@@ -104,7 +106,10 @@ class _Finder:
         return "no_window", detail
 
     def _label_set(self, scored: ScoredFrame) -> tuple[int, ...]:
-        """The frame's classes; empty where the query is not among them."""
+        """The frame's classes; empty where the query is not among them, and where nothing is to be seen."""
+        if scored.frame.blank:
+            self._blank += 1
+            return ()
         if self._tau is None:
             return (self._query,)
         assert scored.scores is not None

@@ -8,7 +8,7 @@ import os
 import resource
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,7 @@ from material import (
     flags,
     flow_file,
     masks,
-    pictures,
     records,
-    truncated,
-    write_audio,
-    write_video,
 )
 
 from f2f.engine.cli import main
@@ -135,41 +131,6 @@ def test_equal_ids(bench: Bench) -> None:
     assert not bench.out.exists()
 
 
-ODD_NAMES = {
-    "spaces": b"red/two  spaces .mp4",
-    "dots": b"red/a.b.c..mp4",
-    "hidden": b"red/.mp4.mp4",
-    "concat": b"red/concat:x.mp4",
-    "dash": b"red/-dash.mp4",
-    "newline": b"red/new\nline.mp4",
-    "not_utf8": b"red/\xff\xfe.mp4",
-    "markup": b"red/[bold]%s%n.mp4",
-    "unicode": "red/ünïcödé 犬.mp4".encode(),
-    "deep": b"red/a/b/c/x.mp4",
-    "upper_case": b"RED/X.MP4",
-}
-
-
-@pytest.fixture(scope="module")
-def odd_names_run(tmp_path_factory: pytest.TempPathFactory, networks: TinyNetworks) -> Path:
-    folder = tmp_path_factory.mktemp("odd")
-    crawl(folder / "crawl", *GOOD)
-    for name in ODD_NAMES.values():
-        path = folder / "crawl" / os.fsdecode(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(folder / "crawl" / GOOD[0], path)
-    assert main(["label", str(folder / "crawl"), "--out", str(folder / "out"), *flags(networks)]) == 0
-    return folder / "out"
-
-
-@pytest.mark.parametrize("name", ODD_NAMES.values(), ids=ODD_NAMES)
-def test_odd_names(odd_names_run: Path, name: bytes) -> None:
-    record = records(odd_names_run)[os.fsdecode(name)]
-    assert (record["status"], record["masks"]) == ("ok", 4)
-    assert sum(record["masks"] for record in records(odd_names_run).values()) == 4 * len(ODD_NAMES) + GOOD_MASKS
-    assert all(len(path.stem) == 16 + 5 for path in (odd_names_run / "voc" / "JPEGImages").iterdir())
-
-
 def test_names_that_leave_the_folder(bench: Bench, tmp_path: Path) -> None:
     shutil.copy(bench.source / GOOD[0], tmp_path / "secret.mp4")
     outside = ("../secret.mp4", str(tmp_path / "secret.mp4"), "concat:../secret.mp4", "http://localhost:9/x.mp4")
@@ -195,97 +156,6 @@ def test_only_unknown_queries(bench: Bench, tmp_path: Path) -> None:
     assert "orange, purple" in said
     assert "red, green, blue" in said
     assert not bench.out.exists()
-
-
-# ---- the videos
-
-
-def make_zero_bytes(path: Path) -> None:
-    path.touch()
-
-
-def make_text(path: Path) -> None:
-    path.write_text("this is no video\n" * 100)
-
-
-def make_web_page(path: Path) -> None:
-    path.write_text("<!DOCTYPE html><html><body>404 Not Found</body></html>")
-
-
-def make_playlist(path: Path) -> None:
-    path.write_text(
-        f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nfile://{path.parent}/good one.mp4\n#EXT-X-ENDLIST\n"
-    )
-
-
-def make_concat(path: Path) -> None:
-    path.write_text("ffconcat version 1.0\nfile 'good one.mp4'\n")
-
-
-def make_audio(path: Path) -> None:
-    write_audio(path)
-
-
-def make_no_moov(path: Path) -> None:
-    truncated(write_video(path, pictures("red")), 0.6)  # the index is at the end of the file
-
-
-def make_pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
-NOT_VIDEOS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "zero_bytes": (make_zero_bytes, "empty"),
-    "text": (make_text, "not_media"),
-    "web_page": (make_web_page, "not_media"),
-    "playlist": (make_playlist, "format_refused"),
-    "concat": (make_concat, "format_refused"),
-    "audio": (make_audio, "no_video_stream"),
-    "no_moov": (make_no_moov, "no_moov"),
-    "pipe": (make_pipe, "not_media"),
-}
-
-
-@pytest.fixture(scope="module")
-def not_videos_run(tmp_path_factory: pytest.TempPathFactory, networks: TinyNetworks) -> Path:
-    folder = tmp_path_factory.mktemp("not_videos")
-    crawl(folder / "crawl", *GOOD)
-    for name, (make, _) in NOT_VIDEOS.items():
-        make(folder / "crawl" / "red" / f"{name}.mp4")
-    assert main(["label", str(folder / "crawl"), "--out", str(folder / "out"), *flags(networks)]) == 3
-    return folder / "out"
-
-
-@pytest.mark.parametrize("name", NOT_VIDEOS)
-def test_not_a_video(not_videos_run: Path, name: str) -> None:
-    record = records(not_videos_run)[f"red/{name}.mp4"]
-    assert (record["status"], record["stage"], record["reason"]) == ("failed", "decode", NOT_VIDEOS[name][1])
-    assert record["failure"] == "permanent"
-    assert "/" not in record["detail"], "no path of this machine in a record"
-    assert {mask["input"] for mask in masks(not_videos_run)} == set(GOOD)
-    assert len(masks(not_videos_run)) == GOOD_MASKS
-
-
-def test_truncated_video_keeps_its_prefix(bench: Bench) -> None:
-    path = write_video(
-        bench.source / "red" / "cut.mp4", pictures("red", 60), container_options={"movflags": "faststart"}
-    )
-    truncated(path, 0.6)
-    assert bench.label()[0] == 0
-    record = bench.record("red/cut.mp4")
-    assert record["status"] == "partial"
-    assert record["reason"] == "broken"
-    assert 2 <= record["masks"] < 10
-    bench.assert_good_masks()
-
-
-def test_one_frame(bench: Bench) -> None:
-    write_video(bench.source / "red" / "one.mp4", pictures("red", 1))
-    assert bench.label()[0] == 0
-    record = bench.record("red/one.mp4")
-    assert (record["status"], record["reason"]) == ("skipped", "too_short")
-    assert record["frames_decoded"] == 1
-    bench.assert_good_masks()
 
 
 # ---- the networks
