@@ -8,7 +8,7 @@ CPP_TESTS := $(wildcard csrc/tests/*.cpp)
 WHEEL := build/wheel-check
 export PYTHONSAFEPATH = 1
 
-.PHONY: demo test lint types format sanitize wheel-check bench-kernels study setup clean
+.PHONY: demo test lint types format sanitize wheel-check bench-kernels fuzz-videos study setup clean
 
 demo: setup
 	$(BIN)/f2f demo --out out/demo
@@ -56,6 +56,10 @@ bench-kernels: setup
 	PYTHONSAFEPATH= $(BIN)/python benchmarks/kernels.py $(BENCH)
 	PYTHONSAFEPATH= $(BIN)/python benchmarks/tables.py
 	PYTHONSAFEPATH= $(BIN)/python benchmarks/roofline.py
+
+# Thousands of damaged videos through the decoding processes. FUZZ='--seed 2' damages others.
+fuzz-videos: setup
+	PYTHONSAFEPATH= $(BIN)/python benchmarks/fuzz_videos.py $(FUZZ)
 
 # What labelled videos are worth to a segmenter: many trainings, each a row of results; stopped, it goes on where it was.
 # STUDY='--hours 2' ends it in time.
