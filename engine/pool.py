@@ -34,6 +34,7 @@ from f2f.engine.types import DecodeReport, Failure, Frame, ImageArray, InputRow,
 
 _SLOTS = 8
 _POLL_SECONDS = 0.5
+_START_SECONDS = 60.0
 _STARVED_POLL_SECONDS = 0.02
 """while a child has nothing to do because no input is ready"""
 _OVER = "over"
@@ -282,8 +283,11 @@ class DecodePool:
         for child in busy.values():
             silent_seconds = time.monotonic() - child.heard
             # What lies unread in the pipe is a sign of life: while the consumer worked, nobody listened.
-            if silent_seconds > self._options.decode_timeout_seconds and not child.connection.poll():
-                limit = f"{self._options.decode_timeout_seconds:g} s"
+            limit_seconds = self._options.decode_timeout_seconds
+            if not child.started:  # on a busy machine Python itself may take longer than a video may be silent
+                limit_seconds = max(limit_seconds, _START_SECONDS)
+            if silent_seconds > limit_seconds and not child.connection.poll():
+                limit = f"{limit_seconds:g} s"
                 yield self._replace(child, "hung", f"showed no progress for {limit} (--decode-timeout-seconds)")
 
     def _message(self, child: _Child) -> Iterator[Frame | VideoEnd]:
