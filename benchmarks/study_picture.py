@@ -79,7 +79,8 @@ def _draw_frames(axes: Axes, rows: Sequence[Row]) -> None:
         _curve(axes, _by(runs, "frames"), label, colour)
     _line(axes, chosen(rows, method="dsrg", data="I"), "I alone (K = 0)")
     axes.set_xlabel("K, frames per mask")
-    axes.legend(frameon=False, fontsize=8)
+    axes.margins(y=0.18)  # room for the legend
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper right")
     _plain(axes, "Figure 5a: frames that are aggregated (DSRG)", "mean IoU (%)")
 
 
