@@ -67,7 +67,7 @@ def write_seed(path: Path, codec: str, pix_fmt: str, frames: int = 24, size_hw: 
         stream = container.add_stream(codec, rate=12)
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width, stream.pix_fmt = *size_hw, pix_fmt
-        stream.options = {"g": "8"} | _OPTIONS.get(codec, {})
+        stream.options = {"g": "8", **_OPTIONS.get(codec, {})}
         for number in range(frames):
             frame = av.VideoFrame.from_ndarray(texture[:, 4 * number : 4 * number + size_hw[1]].copy(), format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, 12)

@@ -98,7 +98,9 @@ class Layout(ABC):
     def drop(self, shard: int, id_: str) -> None:
         """Remove a mask's staged files."""
         for part in self.parts:
-            self._staged(shard, id_, part).unlink(missing_ok=True)
+            path = self._staged(shard, id_, part)
+            with machine_errors(path):
+                path.unlink(missing_ok=True)
 
     def clear_staging(self, shard: int) -> None:
         """Remove the staged files of a shard."""
@@ -189,7 +191,8 @@ class TarLayout(Layout):
         """Write a shard's tar aside and rename it."""
         path = self._tar(shard)
         if not ids:
-            path.unlink(missing_ok=True)
+            with machine_errors(path):
+                path.unlink(missing_ok=True)
             return {}
         before = find_members(path) if path.exists() else {}
         with open_aside(path) as stream:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from f2f.engine.errors import RunMismatchError, UsageError
-from f2f.engine.files import check_seal, sealed, write_aside
+from f2f.engine.files import check_seal, machine_errors, sealed, write_aside
 from f2f.engine.layout import LAYOUTS, Layout, layout_of
 from f2f.engine.places import is_url
 from f2f.engine.records import (
@@ -82,7 +82,8 @@ class Run:
     def begin(self, shards: Collection[int]) -> None:
         """Pin the run, and clear what an interrupted one left of `shards`; do so `locked`, with the shards claimed."""
         for shard in self.anew:  # before what they were made by is overwritten
-            shard_path(self.out, shard).unlink()
+            with machine_errors(shard_path(self.out, shard)):
+                shard_path(self.out, shard).unlink()
         path = self.out / "run.json"
         if not path.exists() or _read_run(path) != self.pinned:
             write_aside(path, sealed(json.dumps(self.pinned, indent=1)))

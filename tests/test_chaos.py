@@ -126,7 +126,7 @@ def test_a_decoding_process_dies_or_hangs(
 def in_a_small_disk(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a shell script in a mount namespace of its own."""
     return subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script, "sh", *map(str, arguments)], capture_output=True, text=True
+        ["unshare", "-rm", "sh", "-c", script, "sh", *map(str, arguments)], check=False, capture_output=True, text=True
     )
 
 
@@ -167,10 +167,11 @@ def test_a_disk_that_becomes_read_only(
     job.out.parent.mkdir()
     script = (
         'disk="$1"; copy="$2"; shift 2; mount -t tmpfs -o size=64m small "$disk" || exit 9\n'
-        '"$@" & while ! ls "$disk"/out/shards/*.json 2>/dev/null; do sleep .02; done\n'
-        'while ! mount -o remount,ro "$disk" 2>/dev/null; do sleep .001; done\n'
-        'wait $!; echo "first: $?" >&2; "$@"; echo "second: $?" >&2\n'
-        'mount -o remount,rw "$disk"; "$@"; echo "third: $?" >&2; cp -r "$disk/out" "$copy"'
+        '"$@" & while ! ls "$disk"/out/shards/*.json 2>/dev/null; do sleep .01; done\n'
+        # The run holds a lock, so its file system stays writable; what is mounted over it need not be.
+        'kill -STOP $!; mount --bind "$disk/out" "$disk/out"; mount -o remount,bind,ro "$disk/out" || exit 9\n'
+        'kill -CONT $!; wait $!; echo "first: $?" >&2; "$@"; echo "second: $?" >&2\n'
+        'umount "$disk/out"; "$@"; echo "third: $?" >&2; cp -r "$disk/out" "$copy"'
     )
     done = in_a_small_disk(script, job.out.parent, tmp_path / "copy", *job.command())
     assert "the file system is read-only (while writing" in done.stderr
@@ -333,7 +334,8 @@ def shuffled(items: Iterable[Frame | VideoEnd], rng: random.Random) -> Iterator[
 
 def frame_at(path: Path, pts_seconds: float) -> ImageArray:
     with av.open(str(path)) as container:
-        return next(f for f in container.decode(video=0) if abs(f.time - pts_seconds) < 1e-6).to_ndarray(format="rgb24")
+        frame = next(one for one in container.decode(video=0) if abs(one.time - pts_seconds) < 1e-6)
+        return frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
 
 
 def check_identity(options: LabelOptions) -> None:

@@ -15,7 +15,7 @@ from fuzz_videos import MUTATIONS, SEEDS, WORTH_A_LOOK, Mutation, outcomes, writ
 
 from f2f.engine.cli import main
 from f2f.engine.options import DecodeOptions
-from f2f.engine.source import VIDEO_SUFFIXES
+from f2f.engine.video_tars import VIDEO_SUFFIXES
 
 FILES = 52
 REASONS = {
