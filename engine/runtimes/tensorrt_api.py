@@ -31,7 +31,10 @@ ENUMERATIONS: dict[str, tuple[str, ...]] = {
 class MemoryApi(Protocol):
     """IHostMemory: bytes that TensorRT made; `bytes(…)` copies them."""
 
-    nbytes: int
+    @property
+    def nbytes(self) -> int:
+        """How many."""
+        ...
 
 
 class ProfileApi(Protocol):
@@ -69,22 +72,11 @@ class ConfigApi(Protocol):
         """False: it is another GPU's or version's."""
         ...
 
-    def get_timing_cache(self) -> TimingCacheApi:
-        """The one that is set."""
-        ...
-
-
-class NetworkApi(Protocol):
-    """INetworkDefinition."""
-
-    num_inputs: int
-    num_outputs: int
-
 
 class BuilderApi(Protocol):
     """Builder."""
 
-    def create_network(self, flags: int) -> NetworkApi:
+    def create_network(self, flags: int) -> Any:
         """Flags: bits by NetworkDefinitionCreationFlag."""
         ...
 
@@ -120,7 +112,10 @@ class ParserErrorApi(Protocol):
 class ParserApi(Protocol):
     """OnnxParser."""
 
-    num_errors: int
+    @property
+    def num_errors(self) -> int:
+        """How many things stood against parsing."""
+        ...
 
     def parse(self, model: bytes) -> bool:
         """Fill the network; False: `get_error` says why not."""
@@ -166,9 +161,15 @@ class ContextApi(Protocol):
 class EngineApi(Protocol):
     """ICudaEngine."""
 
-    num_io_tensors: int
-    num_optimization_profiles: int
-    device_memory_size_v2: int
+    @property
+    def num_io_tensors(self) -> int:
+        """Inputs and outputs."""
+        ...
+
+    @property
+    def device_memory_size_v2(self) -> int:
+        """Bytes that a context computes in, whatever the sizes."""
+        ...
 
     def get_tensor_name(self, index: int) -> str:
         """Of an input or output."""
@@ -180,10 +181,6 @@ class EngineApi(Protocol):
 
     def get_tensor_dtype(self, name: str) -> Any:
         """Of DataType."""
-        ...
-
-    def get_tensor_shape(self, name: str) -> Any:
-        """With -1 where it is free."""
         ...
 
     def create_execution_context(self, strategy: Any) -> ContextApi | None:
@@ -216,7 +213,6 @@ class TensorRT(Protocol):
 
 CLASSES: dict[str, type] = {
     "Builder": BuilderApi,
-    "INetworkDefinition": NetworkApi,
     "IBuilderConfig": ConfigApi,
     "IOptimizationProfile": ProfileApi,
     "ITimingCache": TimingCacheApi,
