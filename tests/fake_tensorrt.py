@@ -210,16 +210,16 @@ class Builder:
 
 class ParserError:
     def __init__(self, operator: str, name: str, what: str) -> None:
-        self._facts = (operator, name, what)
+        self._operator, self._name, self._what = operator, name, what
 
     def node_operator(self) -> str:
-        return self._facts[0]
+        return self._operator
 
     def node_name(self) -> str:
-        return self._facts[1]
+        return self._name
 
     def desc(self) -> str:
-        return self._facts[2]
+        return self._what
 
 
 class Parser:

@@ -135,6 +135,21 @@ def test_profiles_keep_to_multiples_and_windows() -> None:
     assert len(profiles_of("classifier", 256, wide)) == 1
 
 
+def test_axes_that_a_graph_fixes_are_fixed_in_its_profiles(
+    networks: TinyNetworks, trt: FakeTensorRT, gpu: FakeGpu, options: RuntimeOptions, tmp_path: Path
+) -> None:
+    """Of one image at a time, in one size, as some released networks are."""
+    model = onnx.load(networks.saliency)
+    for axis, size in ((0, 1), (2, 96), (3, 64)):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = size
+        model.graph.output[0].type.tensor_type.shape.dim[axis].dim_value = size
+    onnx.save(model, tmp_path / "fixed.onnx")
+    network = open_network(str(tmp_path / "fixed.onnx"), "saliency", options)
+    assert [call[2:] for call in gpu.calls if call[0] == "profile"] == [([1, 3, 96, 64],) * 3]
+    batch = torch.rand(3, 3, 96, 64)
+    assert torch.equal(network(batch)[0], batch[:, :1])
+
+
 def test_timings_serve_the_next_build(
     networks: TinyNetworks, trt: FakeTensorRT, gpu: FakeGpu, options: RuntimeOptions, tmp_path: Path
 ) -> None:
@@ -471,7 +486,7 @@ def test_sizes_beyond_the_engine(networks: TinyNetworks, trt: FakeTensorRT, opti
 
 def test_windows_beyond_the_engine(networks: TinyNetworks, trt: FakeTensorRT, options: RuntimeOptions) -> None:
     network = open_network(str(networks.flow), "flow", options)
-    with pytest.raises(NetworkError, match="in windows of 11 are beyond .*, in windows of up to 10; give"):
+    with pytest.raises(NetworkError, match=r"in windows of 11 are beyond .*, in windows of up to 10; give"):
         network(torch.rand(1, 11, 3, 64, 64))
 
 
@@ -502,7 +517,7 @@ def test_a_gpu_without_memory_stops_the_run(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(TensorRtNetwork, "_run", full)
-    with pytest.raises(MachineError, match="no memory left for TensorRT .* --engine-batch"):
+    with pytest.raises(MachineError, match=r"no memory left for TensorRT .* --engine-batch"):
         network(torch.rand(1, 3, 64, 64))
 
 

@@ -35,6 +35,12 @@ def is_reduced(model: ModelProto) -> bool:
     return graph.reduced or any(node.op_type == "QuantizeLinear" for node in graph.nodes)
 
 
+def fixed_axes(model: ModelProto) -> tuple[int | None, ...]:
+    """Sizes of the axes of a network's input; None where they are free."""
+    axes = model.graph.input[0].type.tensor_type.shape.dim
+    return tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in axes)
+
+
 @dataclass
 class OnnxGraph:
     """A model's nodes, those of sub-graphs and functions too, and what is known of its tensors."""

@@ -13,7 +13,7 @@ import torch
 
 from f2f.engine.errors import NetworkError
 from f2f.engine.runtimes.network import CONTRACTS, Network
-from f2f.engine.runtimes.onnx_graph import is_reduced
+from f2f.engine.runtimes.onnx_graph import fixed_axes, is_reduced
 from f2f.engine.runtimes.onnx_runtime import import_onnxruntime, open_session
 from f2f.engine.runtimes.trial import relative_difference, trial_input
 
@@ -37,15 +37,17 @@ def check_outputs(network: Network, graph: bytes, shapes: Sequence[tuple[int, ..
     Args:
         network: what is checked.
         graph: its ONNX file's content.
-        shapes: input shapes.
+        shapes: input shapes; axes that are fixed in the graph are that.
 
     Raises:
         NetworkError: an output differs by more than is accepted.
     """
     contract = CONTRACTS[network.info.kind]
     session = open_session(import_onnxruntime(), graph, f"the {network.info.kind} network", threads=0)
-    most = REDUCED_TOLERANCE if is_reduced(onnx.load_from_string(graph)) else FLOAT32_TOLERANCE
-    for shape in shapes:
+    model = onnx.load_from_string(graph)
+    most = REDUCED_TOLERANCE if is_reduced(model) else FLOAT32_TOLERANCE
+    for free in shapes:
+        shape = tuple(fixed or size for fixed, size in zip(fixed_axes(model), free, strict=True))
         batch = trial_input(shape)
         expected = session.run(None, {contract.input: batch.numpy()})
         for name, wanted, given in zip(contract.outputs, expected, network(batch), strict=True):

@@ -17,7 +17,7 @@ from f2f.engine.options import EngineOptions, RuntimeOptions
 from f2f.engine.runtimes import cuda
 from f2f.engine.runtimes.cuda import Queue
 from f2f.engine.runtimes.network import CONTRACTS, Kind, Network, NetworkInfo, check_tensors, parse_info
-from f2f.engine.runtimes.onnx_graph import read_graph
+from f2f.engine.runtimes.onnx_graph import fixed_axes, read_graph
 from f2f.engine.runtimes.parity import check_outputs, small_trials
 from f2f.engine.runtimes.telling import tell
 from f2f.engine.runtimes.tensorrt_api import TensorRT, load_tensorrt, version_numbers
@@ -99,7 +99,7 @@ def _built(
 ) -> tuple[EngineFile, TensorRtNetwork | None]:
     """The engine from the cache, or a new one, kept there; the network where it had to be opened to be checked."""
     check_graph(source.model, source.path, version_numbers(trt.__version__))
-    profiles = profiles_of(source.kind, source.info.size_multiple, options)
+    profiles = profiles_of(source.kind, source.info.size_multiple, options, fixed_axes(source.model))
     facts = facts_of(source.graph, profiles, trt.__version__, queue.gpu)
     cache = EngineCache(options)
     found, _ = cache.read(facts, trust_code=trust_code)

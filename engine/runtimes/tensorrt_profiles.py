@@ -22,6 +22,11 @@ class Profile:
     typical: tuple[int, ...]
     most: tuple[int, ...]
 
+    def with_fixed(self, axes: Sequence[int | None]) -> Profile:
+        """The same where some axes have one size."""
+        sizes = (self.least, self.typical, self.most)
+        return Profile(*(tuple(axis or size for axis, size in zip(axes, one, strict=True)) for one in sizes))
+
     def admits(self, shape: Sequence[int]) -> bool:
         """Whether a shape lies within."""
         return len(shape) == len(self.least) and all(
@@ -29,10 +34,19 @@ class Profile:
         )
 
 
-def profiles_of(kind: str, size_multiple: int, options: EngineOptions) -> tuple[Profile, ...]:
-    """A profile per bucket, the smallest first; frames that stand fit as those that lie."""
-    sides = dict.fromkeys(_up(side, size_multiple) for side in options.engine_sides)
-    return tuple(_profile(kind, side, size_multiple, options) for side in sides)
+def profiles_of(
+    kind: str, size_multiple: int, options: EngineOptions, fixed: Sequence[int | None] = ()
+) -> tuple[Profile, ...]:
+    """A profile per bucket, the smallest first; frames that stand fit as those that lie.
+
+    Args:
+        kind: of the network.
+        size_multiple: what heights and widths are multiples of, px.
+        options: sides of the buckets, and how much fits into one call.
+        fixed: sizes of the input's axes that are not free; none: all are.
+    """
+    found = [_profile(kind, _up(side, size_multiple), size_multiple, options) for side in options.engine_sides]
+    return tuple(dict.fromkeys(profile.with_fixed(fixed) if fixed else profile for profile in found))
 
 
 def _profile(kind: str, side: int, multiple: int, options: EngineOptions) -> Profile:
