@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -271,7 +272,8 @@ class Engine:
         return 1000
 
     def get_tensor_name(self, index: int) -> str:
-        return [*self.inputs, *self.outputs][index]
+        names: list[str] = [*self.inputs, *self.outputs]
+        return names[index]
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
         return TensorIOMode.INPUT if name in self.inputs else TensorIOMode.OUTPUT
@@ -367,6 +369,7 @@ class FakeTensorRT(ModuleType):
 
     def __init__(self, gpu: FakeGpu, version: str = "11.4.0.106") -> None:
         super().__init__("tensorrt")
+        self.__spec__ = ModuleSpec("tensorrt", None)  # others look for it
         self.gpu, self.__version__ = gpu, version
         self.ILogger, self.BuilderFlag, self.DataType = ILogger, BuilderFlag, DataType
         self.NetworkDefinitionCreationFlag, self.TensorIOMode = NetworkDefinitionCreationFlag, TensorIOMode

@@ -1,9 +1,9 @@
-"""Writes tensorrt_api.json: what the real TensorRT bindings of both majors call what f2f uses; checks our types by them.
+"""Writes tensorrt_api.json: what the real TensorRT bindings of both majors call what f2f uses; checks our types.
 
     .venv/bin/python tests/make_tensorrt_api.py        # needs pip's package index, gcc and Linux on x86-64; no GPU
 
-The bindings are downloaded, and imported without TensorRT's libraries: three empty ones that define the nine symbols the
-bindings ask for stand in. Nothing of NVIDIA's is kept but names of methods and of their parameters.
+The bindings are downloaded, and imported without TensorRT's libraries: three empty ones stand in that define the nine
+symbols the bindings ask for. Nothing of NVIDIA's is kept but names of methods and of their parameters.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def main() -> int:
             done = _run([sys.executable, "-c", LOOK, asked], environment)
             found[version] = json.loads(done)
             _check_types(Path(folder) / version, environment, {name: cls.__name__ for name, cls in CLASSES.items()})
-            print(f"{version}: our types fit")
+            sys.stdout.write(f"{version}: our types fit\n")
     (HERE / "tensorrt_api.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     return 0
 

@@ -5,28 +5,47 @@ Nothing here shows that TensorRT itself does what it is asked for.
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import onnx
 import pytest
 import torch
 from fake_tensorrt import BuilderFlag, DataType, FakeGpu, FakeQueue, FakeTensorRT
-from material import CLASSES, TinyNetworks, classifier_file, flow_file, saliency_file, segmenter_file
+from material import (
+    CLASSES,
+    TinyNetworks,
+    classifier_file,
+    crawl,
+    flags,
+    flow_file,
+    masks,
+    saliency_file,
+    segmenter_file,
+)
 from onnx import TensorProto, helper
 
+from f2f.engine.cli import main
 from f2f.engine.errors import MachineError, NetworkError, UsageError, VideoError
 from f2f.engine.options import EngineOptions, RuntimeOptions
 from f2f.engine.runtimes import cuda
 from f2f.engine.runtimes.network import Network
 from f2f.engine.runtimes.open import open_network
+from f2f.engine.runtimes.report import RuntimeState, runtime_report
 from f2f.engine.runtimes.tensorrt_cache import EngineCache, EngineFile
 from f2f.engine.runtimes.tensorrt_open import refuse_without_tensorrt, write_engine
 from f2f.engine.runtimes.tensorrt_profiles import profiles_of
 from f2f.engine.runtimes.tensorrt_runtime import MOST_LANES, TensorRtNetwork
+from f2f.training.checkpoint import save_network
+from f2f.training.classifier import CamClassifier
+from f2f.training.commands import export_classifier, export_flow
+from f2f.training.options import ClassifierExport, FlowExport
 
 SIDES = (128, 192)
 
@@ -632,3 +651,98 @@ def test_engines_are_built_from_onnx(trt: FakeTensorRT, tmp_path: Path) -> None:
 def test_wrong_options(wrong: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         EngineOptions(**wrong)  # type: ignore[arg-type]
+
+
+# ---- export
+
+
+def test_export_builds_an_engine_beside_the_network(
+    trt: FakeTensorRT, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    facts = {"classes": ["a", "b"], "width": 0.25, "training": {}}
+    save_network(tmp_path / "network.pt", "classifier", CamClassifier(["a", "b"], 0.25), **facts)
+    engines = EngineOptions(engine_sides=SIDES, engine_cache=tmp_path / "engines")
+    out = tmp_path / "net.onnx"
+    options = ClassifierExport(checkpoint=tmp_path / "network.pt", out=out, engine=True, engines=engines)
+    assert export_classifier(options) == 0
+    engine = out.with_suffix(".engine")
+    assert capsys.readouterr().out == f"wrote {out}\nwrote {engine}\n"
+    assert open_network(str(engine), "classifier", RuntimeOptions(threads=1)).info.classes == ("a", "b")
+
+
+def test_export_without_tensorrt_says_so_before_it_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    options = FlowExport(checkpoint=tmp_path / "missing.pt", out=tmp_path / "flow.onnx", engine=True)
+    with pytest.raises(UsageError, match=r"TensorRT cannot be used: it is not installed .*; install f2f\[gpu\]"):
+        export_flow(options)
+
+
+# ---- what doctor says
+
+
+def states() -> dict[str, RuntimeState]:
+    return {state.name: state for state in runtime_report()}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_report_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    found = states()
+    assert set(found) | {"auto", "onnxruntime"} == set(get_args(get_type_hints(RuntimeOptions)["runtime"]))
+    assert [name for name, state in found.items() if state.works] == ["onnxruntime-cpu", "torch"]
+    assert {state.chosen: name for name, state in found.items() if state.chosen} == {
+        ".onnx": "onnxruntime-cpu",
+        ".pt2": "torch",
+    }
+    assert "torch sees no NVIDIA GPU" in found["onnxruntime-cuda"].why
+    assert "install f2f[gpu]" in found["tensorrt"].why
+
+
+def test_report_with_a_gpu_that_onnx_runtime_does_not_use(trt: FakeTensorRT) -> None:
+    found = states()
+    assert found["tensorrt"].works
+    assert found["tensorrt"].chosen == ".engine"
+    assert not found["onnxruntime-cuda"].works
+    assert "is built for the CPU alone; install f2f[gpu]" in found["onnxruntime-cuda"].why
+    assert found["onnxruntime-cpu"].chosen == ".onnx"
+
+
+def test_report_without_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = states()
+    assert (found["onnxruntime-cpu"].works, found["onnxruntime-cpu"].version) == (False, "")
+    assert "install f2f[cpu]" in found["onnxruntime-cpu"].why
+
+
+def test_doctor_prints_the_runtimes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    assert "runtimes of networks" in printed
+    assert "install f2f[gpu]" in printed
+    assert main(["doctor", "--json"]) == 0
+    assert [one["name"] for one in json.loads(capsys.readouterr().out)["network_runtimes"]] == [*states()]
+
+
+# ---- a run
+
+
+def test_label_with_tensorrt_pins_the_engine(
+    networks: TinyNetworks, trt: FakeTensorRT, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run goes on with its engine, and is refused with another one, whose rounding may differ."""
+    source, out, cache = crawl(tmp_path / "web", "red/a.mp4"), tmp_path / "out", tmp_path / "engines"
+    command = ["label", str(source), "--out", str(out), *flags(networks), "--runtime", "tensorrt"]
+    command += ["--engine-sides", "128", "--engine-batch", "4", "--engine-cache", str(cache)]
+    assert main(command) == 0
+    assert len(masks(out)) > 0
+    pinned = json.loads((out / "run.json").read_text())["networks"]
+    assert {name: pinned[name]["runtime"].split(",")[-1].split()[0] for name in ("classifier", "flow")} == {
+        "classifier": "engine",
+        "flow": "engine",
+    }
+    assert main(command) == 0
+    shutil.rmtree(cache)
+    assert main(command) == 2
+    assert "networks.classifier.runtime: TensorRT 11.4.0.106" in capsys.readouterr().err

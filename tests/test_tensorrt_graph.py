@@ -65,9 +65,9 @@ def _torchvision(name: str, out: Path) -> Path:
     return export_classifier(ClassifierExport(torchvision=name, weights=weights, out=out))
 
 
-def _flow(out: Path, **shape: Any) -> Path:
+def _flow(out: Path) -> Path:
     torch.manual_seed(0)
-    return export_network(FlowNetwork(PWCNet(0.05, **shape), padded=not shape), NetworkCard("flow"), out)
+    return export_network(FlowNetwork(PWCNet(0.05, reach=2), padded=False), NetworkCard("flow"), out)
 
 
 def _saliency(out: Path, side_px: int | None) -> Path:
@@ -97,9 +97,7 @@ OURS: dict[str, Callable[[Path], Path]] = {
     "classifier-vgg16": lambda out: _classifier("vgg16", out),
     "classifier-ficklenet": _fickle,
     "squeezenet": lambda out: _torchvision("squeezenet1_0", out),
-    "resnet18": lambda out: _torchvision("resnet18", out),
-    "flow": lambda out: _flow(out),
-    "flow-dense-resized": lambda out: _flow(out, dense=True, reach=2),
+    "flow-dense-resized": _flow,
     "saliency": lambda out: _saliency(out, None),
     "saliency-any-size": lambda out: _saliency(out, 0),
     "saliency-released": _released,
@@ -135,7 +133,9 @@ def graph_of(
     domains: Sequence[str] = (),
 ) -> ModelProto:
     """x -> y, not checked."""
-    graph = helper.make_graph(list(nodes), "g", [_value("x", shape)], [_value("y", ["a"] * len(shape))], list(constants))
+    graph = helper.make_graph(
+        list(nodes), "g", [_value("x", shape)], [_value("y", ["a"] * len(shape))], list(constants)
+    )
     opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
     return helper.make_model(graph, opset_imports=opsets)
 
@@ -195,7 +195,7 @@ def test_a_sampling_in_a_branch_is_found() -> None:
     assert "read as nearest" in problems[0]
 
 
-def resize(**attributes: object) -> ModelProto:
+def resize(**attributes: Any) -> ModelProto:
     scales = numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")
     return graph_of(helper.make_node("Resize", ["x", "", "scales"], ["y"], **attributes), constants=[scales])
 
@@ -222,6 +222,10 @@ def resize(**attributes: object) -> ModelProto:
         (
             graph_of(helper.make_node("ScatterND", ["x", "i", "u"], ["y"], reduction="add")),
             r"ScatterND: the reduction is add \(accepted: none\)",
+        ),
+        (
+            graph_of(helper.make_node("Shape", ["x"], ["s"]), helper.make_node("ReduceMean", ["x", "s"], ["y"])),
+            r"ReduceMean: axes from the input \(accepted: constant\)",
         ),
         (
             graph_of(helper.make_node("GridSample", ["x", "grid"], ["y"]), shape=(1, 1, 8, 8, 8), constants=[grid(5)]),

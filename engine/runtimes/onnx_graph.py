@@ -51,6 +51,8 @@ class OnnxGraph:
     ranks: dict[str, int] = field(default_factory=dict)
     external: list[str] = field(default_factory=list)
     """initialisers that are not in the file"""
+    constants: set[str] = field(default_factory=set)
+    """tensors whose value is in the file"""
 
     @classmethod
     def of(cls, model: ModelProto) -> OnnxGraph:
@@ -73,10 +75,13 @@ class OnnxGraph:
                 self.ranks[value.name] = len(value.type.tensor_type.shape.dim)
         for tensor in graph.initializer:
             self.types[tensor.name] = tensor.data_type
+            self.constants.add(tensor.name)
             if tensor.data_location == TensorProto.EXTERNAL:
                 self.external.append(tensor.name)
         for node in graph.node:
             self.nodes.append(node)
+            if node.op_type == "Constant" or (node.op_type == "Identity" and node.input[0] in self.constants):
+                self.constants.update(node.output)
             for attribute in node.attribute:
                 for inner in (attribute.g, *attribute.graphs):
                     self._add(inner)

@@ -78,6 +78,7 @@ def _node_problems(node: NodeProto, opset: int, graph: OnnxGraph, version: tuple
         yield from _sampling_problems(node, opset, graph, version)
     else:
         yield from _limit_problems(node)
+        yield from _constant_problems(node, graph)
 
 
 def _sampling_problems(node: NodeProto, opset: int, graph: OnnxGraph, version: tuple[int, ...]) -> Iterator[str]:
@@ -90,6 +91,12 @@ def _sampling_problems(node: NodeProto, opset: int, graph: OnnxGraph, version: t
         yield "it samples in bfloat16 (accepted: all in float32)"
     elif graph.reduced and graph.types.get(node.input[0]) != TensorProto.FLOAT16 and version >= MIXED_SAMPLING_FROM:
         yield "it samples in float32 within a network in float16, and gives wrong values (accepted: all in float32)"
+
+
+def _constant_problems(node: NodeProto, graph: OnnxGraph) -> Iterator[str]:
+    wanted = "axes" if node.op_type.startswith("Reduce") else {"CumSum": "axis", "OneHot": "depth"}.get(node.op_type)
+    if wanted and len(node.input) > 1 and node.input[1] and node.input[1] not in graph.constants:
+        yield f"{wanted} from the input (accepted: constant)"
 
 
 def _limit_problems(node: NodeProto) -> Iterator[str]:
