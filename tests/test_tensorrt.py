@@ -124,7 +124,7 @@ def test_an_output_is_not_written_to_by_the_next_call(
     for _ in range(3):
         first = network(torch.zeros(1, 3, 64, 64))
         kept = [output.clone() for output in first]
-        network(torch.ones(1, 3, 64, 64))
+        network(torch.rand(1, 3, 64, 64))
         assert all(torch.equal(one, other) for one, other in zip(first, kept, strict=True))
 
 
@@ -212,6 +212,19 @@ def test_what_cannot_be_built_is_refused_and_not_kept(
     with pytest.raises(NetworkError, match=words):
         opened(networks, options)
     assert cached(options) == []
+
+
+def test_a_graph_that_tensorrt_runs_wrong_is_refused_before_it_is_built(
+    networks: TinyNetworks, trt: FakeTensorRT, gpu: FakeGpu, options: RuntimeOptions, tmp_path: Path
+) -> None:
+    model = onnx.load(networks.saliency)
+    model.graph.node[0].output[0] = "red"
+    model.graph.node.append(helper.make_node("Resize", ["red", "", "scales"], ["saliency"], mode="cubic"))
+    model.graph.initializer.append(helper.make_tensor("scales", TensorProto.FLOAT, [4], [1.0] * 4))
+    onnx.save(model, tmp_path / "cubic.onnx")
+    with pytest.raises(NetworkError, match=r"cubic\.onnx is not for TensorRT 11\.4\.0: Resize: the mode is cubic"):
+        open_network(str(tmp_path / "cubic.onnx"), "saliency", options)
+    assert gpu.calls == []
 
 
 # ---- the cache
@@ -304,6 +317,27 @@ def test_a_trusted_engine_that_is_damaged_is_not_loaded(
         builds = trt.builds
         opened(networks, replace(options, trust_code=True))
         assert trt.builds == builds + 1
+
+
+def test_a_header_that_was_changed_is_noticed(
+    networks: TinyNetworks, trt: FakeTensorRT, options: RuntimeOptions
+) -> None:
+    """It says which GPU and TensorRT an engine is for, and TensorRT crashes on what it does not know."""
+    opened(networks, options)
+    data = cached(options)[0].read_bytes()
+    assert EngineFile.unpack(data).facts["gpu"] == "Fake GPU (9.0)"
+    with pytest.raises(ValueError, match="its digest differs"):
+        EngineFile.unpack(data.replace(b"Fake GPU (9.0)", b"Fake GPU (9.1)"))
+
+
+def test_timings_from_elsewhere_are_not_read(
+    networks: TinyNetworks, trt: FakeTensorRT, gpu: FakeGpu, options: RuntimeOptions
+) -> None:
+    opened(networks, options)
+    (timings,) = EngineCache(options.engines).folder.glob("*.timings")
+    timings.write_bytes(b"timings of somebody")
+    open_network(str(networks.saliency), "saliency", options)
+    assert [call[1] for call in gpu.calls if call[0] == "timings"] == [b"", b""]
 
 
 def test_processes_that_need_one_engine_get_the_same(
@@ -433,13 +467,14 @@ def test_shapes_that_were_not_used_for_longest_go(
     networks: TinyNetworks, trt: FakeTensorRT, gpu: FakeGpu, options: RuntimeOptions
 ) -> None:
     network = opened(networks, options)
-    widths = list(range(32, 32 + 2 * (MOST_LANES + 1), 2))
-    for width in widths:
+    first, second, *others, last = range(32, 32 + 2 * (MOST_LANES + 1), 2)
+    for width in (first, second, *others, first, last):
         network(torch.rand(1, 3, 64, width))
     gpu.calls.clear()
-    network(torch.rand(1, 3, 64, widths[-1]))  # kept
+    for width in (first, *others, last):  # kept
+        network(torch.rand(1, 3, 64, width))
     assert gpu.count("context") == 0
-    network(torch.rand(1, 3, 64, widths[0]))  # gone
+    network(torch.rand(1, 3, 64, second))  # gone
     assert gpu.count("context") == 1
     assert gpu.names()[gpu.names().index("context") :].count("wait") == 1  # before another one goes
 
@@ -471,17 +506,15 @@ def test_larger_batches_become_several_calls(
 def test_threads_take_turns(networks: TinyNetworks, trt: FakeTensorRT, gpu: FakeGpu, options: RuntimeOptions) -> None:
     network = opened(networks, options)
     gpu.calls.clear()
+    batches = [torch.rand(1, 3, 64, 64 + 8 * (number % 2)) for number in range(4)]
+    wanted = [by_onnx(networks.classifier, batch)[1] for batch in batches]
     wrong: list[int] = []
 
     def work(number: int) -> None:
-        batch = torch.full((1, 3, 64, 64 + 8 * (number % 2)), number / 8)
         for _ in range(20):
-            if not torch.allclose(network(batch)[1], by_onnx_once[number][1], atol=1e-5):
+            if not torch.allclose(network(batches[number])[1], wanted[number], atol=1e-5):
                 wrong.append(number)
 
-    by_onnx_once = [
-        by_onnx(networks.classifier, torch.full((1, 3, 64, 64 + 8 * (number % 2)), number / 8)) for number in range(4)
-    ]
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()

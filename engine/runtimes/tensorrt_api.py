@@ -8,6 +8,7 @@ both majors.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
@@ -230,7 +231,7 @@ def tensorrt_obstacle() -> str:
     """Why TensorRT cannot be used here, and what to do; empty where it can."""
     try:
         import tensorrt
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # or a library of its own is missing
         return f"it is not installed ({error}); install f2f[gpu]"
     version = version_numbers(tensorrt.__version__)
     if not LEAST <= version < BEYOND:
@@ -260,7 +261,7 @@ class Heard:
     """What TensorRT said while it was at work, for errors; warnings are details."""
 
     def __init__(self, trt: TensorRT) -> None:
-        self.errors: list[str] = []
+        self.errors: deque[str] = deque(maxlen=3)
         self.logger = _logger(trt, self._hear)
 
     def _hear(self, severity: int, message: str) -> None:
@@ -270,7 +271,7 @@ class Heard:
             note(f"TensorRT: {message.strip()}")
 
     def __str__(self) -> str:
-        return "; ".join(self.errors[-3:])[:600] or "it does not say why"
+        return "; ".join(self.errors)[:600] or "it does not say why"
 
 
 def _logger(trt: TensorRT, hear: Callable[[int, str], None]) -> Any:

@@ -127,19 +127,18 @@ class _Lane:
         for name, tensor in zip((contract.input, *contract.outputs), (self.input, *self.outputs), strict=True):
             if not context.set_tensor_address(name, address(tensor)):
                 raise _RefusedError(f"it does not take the memory of {name}")
-        self._started = self._capturable = False
+        self._runs = 0
         self._replay: Callable[[], None] | None = None
 
     def run(self, queue: Queue) -> None:
         """Put the work on the stream: the first time as it is, for TensorRT sets up then; later as a graph."""
-        if self._replay is None and self._started and self._capturable:
+        if self._runs == 1:
             self._replay = self._captured(queue)
         if self._replay is not None:
             self._replay()
         else:
             self._start(queue)
-            self._capturable = not self._started
-            self._started = True
+        self._runs += 1
 
     def _captured(self, queue: Queue) -> Callable[[], None] | None:
         try:
