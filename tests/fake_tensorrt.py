@@ -43,6 +43,11 @@ class FakeGpu:
         """The calls' names in order."""
         return [call[0] for call in self.calls]
 
+    @property
+    def last_beginning(self) -> str:
+        """Of the work that is under way."""
+        return next(name for name in reversed(self.names()) if name.startswith("begin"))
+
     def count(self, name: str) -> int:
         """How often a call was made."""
         return self.names().count(name)
@@ -64,8 +69,8 @@ class FakeQueue:
         self.gpu, self._gpu = name, gpu
 
     @contextmanager
-    def working(self) -> Iterator[None]:
-        self._gpu.record("begin")
+    def working(self, *, alone: bool = False) -> Iterator[None]:
+        self._gpu.record("begin alone" if alone else "begin")
         yield
         self._gpu.record("end")
 
@@ -75,6 +80,7 @@ class FakeQueue:
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         self._gpu.record("capture")
+        assert self._gpu.last_beginning == "begin alone", "captured while others work"
         if self._gpu.refuses_capture:
             raise RuntimeError("operation not permitted when stream is capturing")
         steps: list[Callable[[], None]] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -245,10 +246,13 @@ def test_without_graphs_nothing_is_copied(networks: TinyNetworks, machine: Machi
 def test_a_shape_is_captured_when_it_comes_again(networks: TinyNetworks, machine: Machine) -> None:
     network = opened(networks)
     runs: list[list[str]] = []
+    beginnings: list[str] = []
     for _ in range(3):
         machine.gpu.calls.clear()
         network(torch.rand(1, 3, 64, 96))
         runs.append([call[1] for call in machine.gpu.calls if call[0] == "run"])
+        beginnings.append(machine.gpu.last_beginning)
+    assert beginnings == ["begin", "begin alone", "begin"]
     assert runs[0] == ["-1", "-1"]  # sizes of the outputs, then into memory of ours
     assert runs[1] == runs[2]
     assert len(runs[1]) == 1
@@ -297,6 +301,50 @@ def test_threads_take_turns(networks: TinyNetworks, machine: Machine) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_another_thread_captures_anew_and_alone(networks: TinyNetworks, machine: Machine) -> None:
+    network, batch = opened(networks), torch.rand(1, 3, 64, 64)
+    for _ in range(3):
+        network(batch)
+    machine.gpu.calls.clear()
+    thread = threading.Thread(target=network, args=(batch,))
+    thread.start()
+    thread.join()
+    assert machine.gpu.last_beginning == "begin alone"
+
+
+def test_a_capture_that_fails_ends_captures_and_costs_no_input(networks: TinyNetworks, machine: Machine) -> None:
+    network, batch = opened(networks), torch.rand(1, 3, 64, 64)
+    network(batch)
+    machine.failure = RuntimeError("CUDA failure 901: operation failed due to a previous error during capture")
+    machine.fails = lambda: machine.gpu.calls[-1] != ("run", "-1")
+    machine.gpu.calls.clear()
+    for _ in range(3):
+        assert_same(network, networks, batch)
+    assert sum(call[0] == "run" and call[1] != "-1" for call in machine.gpu.calls) == 1
+    assert machine.gpu.last_beginning == "begin"
+
+
+def test_turns() -> None:
+    """Work together waits for who waits to be alone."""
+    turns, order = cuda.Turns(), list[str]()
+
+    def work(name: str, alone: bool) -> None:
+        with turns.taken(alone=alone):
+            order.append(name)
+
+    with turns.taken(alone=False), turns.taken(alone=False):
+        first = threading.Thread(target=work, args=("alone", True))
+        first.start()
+        while not turns._waiting:
+            time.sleep(0.001)
+        second = threading.Thread(target=work, args=("together", False))
+        second.start()
+        order.append("begun")
+    first.join()
+    second.join()
+    assert order == ["begun", "alone", "together"]
 
 
 # ---- errors

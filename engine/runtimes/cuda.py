@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
@@ -24,8 +25,12 @@ class Queue(Protocol):
     handle: int
     """the stream's CUDA handle; never that of the default stream"""
 
-    def working(self) -> AbstractContextManager[None]:
-        """Within it, tensors' work goes to the stream, after all that the caller started and before what it starts."""
+    def working(self, *, alone: bool = False) -> AbstractContextManager[None]:
+        """Within it, tensors' work goes to the stream, after all that the caller started and before what it starts.
+
+        Args:
+            alone: no other queue of the process works meanwhile: for captures.
+        """
         ...
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -51,6 +56,33 @@ class Queue(Protocol):
         ...
 
 
+class Turns:
+    """Some work together, or one works alone; who waits to be alone comes before who comes later."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._together = self._waiting = 0
+        self._alone = False
+
+    @contextmanager
+    def taken(self, *, alone: bool) -> Iterator[None]:
+        """A turn, from when it can begin."""
+        with self._changed:
+            self._waiting += alone
+            self._changed.wait_for(lambda: not self._alone and not (self._together if alone else self._waiting))
+            self._waiting -= alone
+            self._alone, self._together = alone, self._together + (not alone)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone, self._together = False, self._together - (not alone)
+                self._changed.notify_all()
+
+
+_TURNS = Turns()  # what other threads allocate while a graph is captured breaks the capture, or fails itself
+
+
 class CudaQueue:
     """A new stream on torch's current CUDA device."""
 
@@ -65,13 +97,14 @@ class CudaQueue:
         self._caller = torch.cuda.current_stream(self._device)
 
     @contextmanager
-    def working(self) -> Iterator[None]:
+    def working(self, *, alone: bool = False) -> Iterator[None]:
         """See `Queue`."""
-        self._caller = caller = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(caller)
-        with torch.cuda.stream(self._stream):
-            yield
-        caller.wait_stream(self._stream)
+        with _TURNS.taken(alone=alone):
+            self._caller = caller = torch.cuda.current_stream(self._device)
+            self._stream.wait_stream(caller)
+            with torch.cuda.stream(self._stream):
+                yield
+            caller.wait_stream(self._stream)
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """See `Queue`."""

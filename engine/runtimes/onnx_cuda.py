@@ -44,6 +44,7 @@ class OnnxCudaNetwork:
         inputs = {value.name: len(value.shape) for value in self._session.get_inputs()}
         check_tensors(path, kind, inputs, [value.name for value in self._session.get_outputs()])
         self._ort, self._queue, self._graphs = ort, queue, graphs
+        self._captures = graphs
         self._contract = CONTRACTS[kind]
         self._shapes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
         self._captured: dict[tuple[int, ...], _Captured] = {}
@@ -56,25 +57,43 @@ class OnnxCudaNetwork:
             VideoError: ONNX Runtime refuses it.
             MachineError: the GPU fails.
         """
-        with self._lock, gpu_errors(self.info.runtime), self._queue.working():
+        with self._lock, gpu_errors(self.info.runtime):
+            if self._captures and (replayed := self._replay(batch)):
+                return replayed
             try:
-                return self._run(batch)
+                with self._queue.working():
+                    return self._run(batch)
             except (F2FError, torch.OutOfMemoryError, torch.AcceleratorError):
                 raise
             except Exception as error:  # ONNX Runtime's exceptions share no base class
                 _refuse_gpu_failure(self.info.runtime, error)
                 raise network_failure(self.info, batch, error) from error
 
+    def _replay(self, batch: Tensor) -> tuple[Tensor, ...] | None:
+        """By a captured graph; None where the shape has none, or is seen for the first time."""
+        shape, thread = tuple(batch.shape), threading.get_ident()
+        captured = self._captured.get(shape)
+        if captured is None and (shape not in self._shapes or len(self._captured) == MOST_GRAPHS):
+            return None
+        first = captured is None or thread not in captured.threads  # ONNX Runtime captures for every thread anew
+        try:
+            with self._queue.working(alone=first):
+                captured = captured or self._capture(shape)
+                captured.threads.add(thread)
+                captured.input.copy_(batch)
+                self._session.run_with_iobinding(captured.binding, captured.options)
+                return self._queue.give(captured.outputs, batch, owned=False)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            note(f"{self.info.runtime} goes on without CUDA graphs: {error}")
+            self._captures = False
+            return None
+
     def _run(self, batch: Tensor) -> tuple[Tensor, ...]:
         shape = tuple(batch.shape)
-        known = shape in self._shapes
-        if not known:
+        if shape not in self._shapes:
             self._shapes[shape] = self._output_shapes(self._on_gpu(batch))
-        if self._graphs and (shape in self._captured or (known and len(self._captured) < MOST_GRAPHS)):
-            captured = self._captured.get(shape) or self._capture(shape)
-            captured.input.copy_(batch)
-            self._session.run_with_iobinding(captured.binding, captured.options)
-            return self._queue.give(captured.outputs, batch, owned=False)
         images = self._on_gpu(batch)
         outputs = [self._queue.empty(size) for size in self._shapes[shape]]
         self._session.run_with_iobinding(self._bound(images, outputs), self._run_options(_NO_GRAPH))
@@ -122,10 +141,11 @@ class OnnxCudaNetwork:
 
 
 class _Captured:
-    """What a captured graph reads and writes."""
+    """What a captured graph reads and writes, and the threads that ran it."""
 
     def __init__(self, binding: Any, options: Any, images: Tensor, outputs: Sequence[Tensor]) -> None:
         self.binding, self.options, self.input, self.outputs = binding, options, images, outputs
+        self.threads: set[int] = set()
 
 
 class GpuUnusedError(Exception):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,18 +54,25 @@ class TensorRtNetwork:
             MachineError: the GPU fails.
         """
         most = self._profiles[-1].most[0]
-        with self._lock, gpu_errors(self.info.runtime), self._queue.working():
-            if len(batch) <= most:
-                return self._queue.give(self._run(batch), batch, owned=False)
-            pieces = [batch[start : start + most] for start in range(0, len(batch), most)]
-            outputs = [[output.clone() for output in self._run(piece)] for piece in pieces]
-            return self._queue.give([torch.cat(parts) for parts in zip(*outputs, strict=True)], batch, owned=True)
+        if len(batch) > most:
+            pieces = [self(batch[start : start + most]) for start in range(0, len(batch), most)]
+            return tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
+        with self._lock, gpu_errors(self.info.runtime), self._turn(batch) as may_capture:
+            return self._queue.give(self._run(batch, may_capture), batch, owned=False)
 
-    def _run(self, batch: Tensor) -> Sequence[Tensor]:
+    @contextmanager
+    def _turn(self, batch: Tensor) -> Iterator[bool]:
+        """Work on the queue; alone, which it gives, where the batch is of a shape that is to be captured."""
+        lane = self._lanes.get(tuple(batch.shape))
+        alone = lane is not None and lane.is_to_be_captured
+        with self._queue.working(alone=alone):
+            yield alone
+
+    def _run(self, batch: Tensor, may_capture: bool) -> Sequence[Tensor]:
         """The buffers of the outputs, once the work that fills them is on the stream."""
         lane = self._lane(batch)
         lane.input.copy_(batch)
-        lane.run(self._queue)
+        lane.run(self._queue, may_capture)
         return lane.outputs
 
     def _lane(self, batch: Tensor) -> _Lane:
@@ -127,18 +135,24 @@ class _Lane:
         for name, tensor in zip((contract.input, *contract.outputs), (self.input, *self.outputs), strict=True):
             if not context.set_tensor_address(name, address(tensor)):
                 raise _RefusedError(f"it does not take the memory of {name}")
-        self._runs = 0
+        self._ran = self._tried = False
         self._replay: Callable[[], None] | None = None
 
-    def run(self, queue: Queue) -> None:
-        """Put the work on the stream: the first time as it is, for TensorRT sets up then; later as a graph."""
-        if self._runs == 1:
+    @property
+    def is_to_be_captured(self) -> bool:
+        """It ran as it is, when TensorRT set up what it needs, and was not tried to capture yet."""
+        return self._ran and not self._tried
+
+    def run(self, queue: Queue, may_capture: bool) -> None:
+        """Put the work on the stream, as a graph where there is one."""
+        if may_capture and self.is_to_be_captured:
+            self._tried = True
             self._replay = self._captured(queue)
         if self._replay is not None:
             self._replay()
         else:
             self._start(queue)
-        self._runs += 1
+            self._ran = True
 
     def _captured(self, queue: Queue) -> Callable[[], None] | None:
         try:
