@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
@@ -19,9 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
+import pytest
 import torch
 from torch import Tensor
 
+from f2f.engine.runtimes import cuda
 from f2f.engine.runtimes.cuda import empty_on, hand_back
 
 PLAN = b"plan"
@@ -413,3 +416,18 @@ CLASSES = {
     "ICudaEngine": Engine,
     "IExecutionContext": Context,
 }
+
+
+def install_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
+    """Let the engine see the stand-in of a GPU."""
+    made = FakeGpu()
+    monkeypatch.setattr(cuda, "open_queue", lambda: FakeQueue(made))
+    monkeypatch.setattr(cuda, "gpu_obstacle", lambda: "")
+    return made
+
+
+def install_tensorrt(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
+    """Let the engine import the stand-in of TensorRT."""
+    made = FakeTensorRT(gpu)
+    monkeypatch.setitem(sys.modules, "tensorrt", made)
+    return made
