@@ -16,7 +16,7 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
-from fake_tensorrt import FakeGpu, FakeQueue
+from fake_gpu import FakeGpu, FakeQueue
 from material import CLASSES, TinyNetworks
 
 from f2f.engine.errors import MachineError, NetworkError, UsageError, VideoError

@@ -12,7 +12,8 @@ from typing import get_args, get_type_hints
 import onnxruntime
 import pytest
 import torch
-from fake_tensorrt import FakeGpu, FakeTensorRT, install_gpu, install_tensorrt
+from fake_gpu import FakeGpu, install_gpu
+from fake_tensorrt import FakeTensorRT, install_tensorrt
 
 from f2f.engine.cli import main
 from f2f.engine.options import RuntimeOptions

@@ -14,14 +14,8 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from fake_tensorrt import (
-    BuilderFlag,
-    DataType,
-    FakeGpu,
-    FakeTensorRT,
-    install_gpu,
-    install_tensorrt,
-)
+from fake_gpu import FakeGpu, install_gpu
+from fake_tensorrt import BuilderFlag, DataType, FakeTensorRT, install_tensorrt
 from material import (
     CLASSES,
     TinyNetworks,

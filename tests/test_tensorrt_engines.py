@@ -11,13 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_tensorrt import (
-    FakeGpu,
-    FakeQueue,
-    FakeTensorRT,
-    install_gpu,
-    install_tensorrt,
-)
+from fake_gpu import FakeGpu, FakeQueue, install_gpu
+from fake_tensorrt import FakeTensorRT, install_tensorrt
 from material import CLASSES, TinyNetworks, classifier_file
 
 from f2f.engine.errors import NetworkError, UsageError

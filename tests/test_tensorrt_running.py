@@ -11,7 +11,8 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from fake_tensorrt import FakeGpu, FakeTensorRT, install_gpu, install_tensorrt
+from fake_gpu import FakeGpu, install_gpu
+from fake_tensorrt import FakeTensorRT, install_tensorrt
 from material import TinyNetworks
 from onnx import TensorProto, helper
 
