@@ -13,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnxruntime
 import pytest
 import torch
 from fake_gpu import FakeGpu, FakeQueue
-from material import CLASSES, TinyNetworks
+from material import CLASSES, TinyNetworks, saliency_file
+from onnx import helper
 
 from f2f.engine.errors import MachineError, NetworkError, UsageError, VideoError
 from f2f.engine.options import RuntimeOptions
@@ -194,6 +196,22 @@ def test_drift_means_the_cpu(networks: TinyNetworks, machine: Machine, caplog: p
     assert "gives another scores than ONNX Runtime on the CPU" in caplog.text
     with pytest.raises(NetworkError, match="it is not used"):
         opened(networks, FORCED)
+
+
+def pooled(path: Path, size_px: int) -> Path:
+    """A saliency network that refuses frames below a size."""
+    model = onnx.load(saliency_file(path))
+    model.graph.node[0].output[0] = "red"
+    model.graph.node.append(helper.make_node("AveragePool", ["red"], ["saliency"], kernel_shape=[size_px] * 2))
+    onnx.save(model, path)
+    return path
+
+
+def test_a_network_that_refuses_small_frames_is_checked_on_larger_ones(machine: Machine, tmp_path: Path) -> None:
+    network = open_network(str(pooled(tmp_path / "150.onnx", 150)), "saliency", FORCED)
+    assert network(torch.rand(1, 3, 160, 170))[0].shape == (1, 1, 11, 21)
+    with pytest.raises(NetworkError, match=r"cannot be checked: .* refuses inputs of \(2, 3, 96, 128\) and larger"):
+        open_network(str(pooled(tmp_path / "900.onnx", 900)), "saliency", FORCED)
 
 
 def test_a_file_that_is_no_network_is_named(machine: Machine, tmp_path: Path) -> None:

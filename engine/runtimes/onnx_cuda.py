@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from f2f.engine.errors import F2FError, MachineError, NetworkError, UsageError, VideoError
+from f2f.engine.errors import F2FError, MachineError, NetworkError, UsageError
 from f2f.engine.options import RuntimeOptions
 from f2f.engine.runtimes import cuda
 from f2f.engine.runtimes.cuda import Queue, address, gpu_errors
@@ -223,7 +223,7 @@ def _checked(path: Path, kind: Kind, make: Callable[[], OnnxCudaNetwork], *, gra
         network = make()
         trials = small_trials(kind, network.info.size_multiple)
         check_outputs(network, path.read_bytes(), [*trials, *trials, *trials] if graphs else trials)
-    except (NetworkError, VideoError, MachineError) as error:
+    except (NetworkError, MachineError) as error:
         if not graphs:
             raise
         note(f"{path} runs without CUDA graphs: {error}")
