@@ -101,7 +101,8 @@ class OnnxCudaNetwork:
 
     def _on_gpu(self, batch: Tensor) -> Tensor:
         """The batch itself where it is there already, in order."""
-        if batch.device.type == self._queue.type and batch.is_contiguous() and batch.numel():
+        there = batch.device.type == self._queue.type and batch.dtype == torch.float32
+        if there and batch.is_contiguous() and batch.numel():
             return batch
         images = self._queue.empty(batch.shape)
         images.copy_(batch)
