@@ -16,7 +16,7 @@ from f2f.engine.resize import fit_multiple
 from f2f.engine.runtimes.network import Network
 from f2f.engine.runtimes.open import open_network
 from f2f.engine.stage import StageClock
-from f2f.engine.types import Failure, Frame, ImageArray, ScoredFrame, VideoEnd
+from f2f.engine.types import ALL_SHOTS, Failure, Frame, ImageArray, ScoredFrame, VideoEnd
 
 
 class Classifier:
@@ -52,14 +52,40 @@ def to_tensor(images: list[ImageArray]) -> Tensor:
     return stacked.permute(0, 3, 1, 2).float() / 255
 
 
+class Wanted:
+    """Which frames still matter: `find_windows` says which do not, `classify` asks.
+
+    Both run in one thread, a frame at a time, so what a frame is dropped for never depends on its batch.
+    """
+
+    def __init__(self) -> None:
+        self._enough: dict[int, int] = {}
+
+    def enough_of_shot(self, video: int, shot: int) -> None:
+        """No more frames of a video's shot, or of all shots."""
+        self._enough[video] = shot
+
+    def __call__(self, frame: Frame) -> bool:
+        """Whether anything can come of a frame."""
+        return self._enough.get(frame.video) not in {frame.shot, ALL_SHOTS}
+
+    def forget(self, video: int) -> None:
+        """The video is over."""
+        self._enough.pop(video, None)
+
+
 def classify(
-    items: Iterator[Frame | VideoEnd], classifier: Classifier, options: ClassifyOptions, clock: StageClock
+    items: Iterator[Frame | VideoEnd],
+    classifier: Classifier,
+    options: ClassifyOptions,
+    clock: StageClock,
+    wanted: Wanted | None = None,
 ) -> Iterator[ScoredFrame | VideoEnd]:
-    """Score every frame; the frames of a video stay in order and before its end.
+    """Score every frame that is `wanted`; the frames of a video stay in order and before its end.
 
     Batches are always full: short ones are padded, so what shares a batch with a frame cannot change its scores.
     """
-    batches = _Batches(classifier, options.batch_frames, clock)
+    batches = _Batches(classifier, options.batch_frames, clock, wanted or Wanted())
     for item in items:
         yield from batches.end(item) if isinstance(item, VideoEnd) else batches.add(item)
 
@@ -67,13 +93,13 @@ def classify(
 class _Batches:
     """Frames that wait for a full batch of their size."""
 
-    def __init__(self, classifier: Classifier, batch_frames: int, clock: StageClock) -> None:
-        self._classifier, self._batch_frames, self._clock = classifier, batch_frames, clock
+    def __init__(self, classifier: Classifier, batch_frames: int, clock: StageClock, wanted: Wanted) -> None:
+        self._classifier, self._batch_frames, self._clock, self._wanted = classifier, batch_frames, clock, wanted
         self._buckets: dict[tuple[int, int], list[Frame]] = {}
         self._failed: dict[int, Failure] = {}
 
     def add(self, frame: Frame) -> Iterator[ScoredFrame]:
-        if frame.video in self._failed:
+        if frame.video in self._failed or not self._wanted(frame):
             return
         for size_hw in self._waiting(frame.video):
             if size_hw != frame.size_hw:  # the video changes its size: what came before goes first
@@ -87,6 +113,7 @@ class _Batches:
         for size_hw in self._waiting(end.video):
             yield from self._score(size_hw)
         failure = self._failed.pop(end.video, None)
+        self._wanted.forget(end.video)
         yield end if end.failure or failure is None else replace(end, failure=failure)
 
     def _waiting(self, video: int) -> list[tuple[int, int]]:
@@ -95,12 +122,14 @@ class _Batches:
     def _score(self, size_hw: tuple[int, int]) -> Iterator[ScoredFrame]:
         frames = self._buckets.pop(size_hw)
         with self._clock.busy("classify"):
-            results = _scores_or_errors(self._classifier, frames, self._batch_frames)
+            results = _looks(self._classifier, frames, self._batch_frames)
         for frame, result in zip(frames, results, strict=True):
+            if frame.video in self._failed or not self._wanted(frame):  # those before it may have been enough
+                continue
             if isinstance(result, VideoError):
-                self._failed.setdefault(frame.video, Failure.of("classify", result))
-            elif frame.video not in self._failed:
-                yield ScoredFrame(frame, result)
+                self._failed[frame.video] = Failure.of("classify", result)
+            else:
+                yield result
 
 
 def without_scores(items: Iterator[Frame | VideoEnd]) -> Iterator[ScoredFrame | VideoEnd]:
@@ -109,24 +138,23 @@ def without_scores(items: Iterator[Frame | VideoEnd]) -> Iterator[ScoredFrame | 
         yield item if isinstance(item, VideoEnd) else ScoredFrame(item, None)
 
 
-def _scores_or_errors(
-    classifier: Classifier, frames: list[Frame], batch_frames: int
-) -> Sequence[npt.NDArray[np.float32] | VideoError]:
-    """Each frame's scores [C], or why it has none: a frame that fails must not take its batch with it."""
+def _looks(classifier: Classifier, frames: list[Frame], batch_frames: int) -> Sequence[ScoredFrame | VideoError]:
+    """Each frame scored, or why it is not: a frame that fails must not take its batch with it."""
     try:
-        return list(_scores(classifier, frames, batch_frames))
+        return _scored(classifier, frames, batch_frames)
     except VideoError as error:
         if len(frames) == 1:
             return [error]
-        return [result for frame in frames for result in _scores_or_errors(classifier, [frame], batch_frames)]
+        return [result for frame in frames for result in _looks(classifier, [frame], batch_frames)]
 
 
-def _scores(classifier: Classifier, frames: list[Frame], batch_frames: int) -> npt.NDArray[np.float32]:
-    """Scores of up to `batch_frames` frames, float32 [len(frames), C]."""
+def _scored(classifier: Classifier, frames: list[Frame], batch_frames: int) -> list[ScoredFrame]:
+    """Up to `batch_frames` frames with their scores, float32 [C], and CAMs, float32 [C, h, w]."""
     images = [frame.image for frame in frames]
     padding = [images[-1]] * (batch_frames - len(images))
-    scores, _ = classifier(to_tensor(images + padding))  # [batch_frames, C]
+    scores, cams = classifier(to_tensor(images + padding))  # [batch_frames, C], [batch_frames, C, h, w]
     rows: npt.NDArray[np.float32] = scores[: len(images)].numpy()
     if not np.isfinite(rows).all():
         raise VideoError("network_failed", "the classifier's scores are not finite")
-    return rows
+    # A copy each: a frame that is kept does not keep its batch.
+    return [ScoredFrame(frame, row, cam.clone()) for frame, row, cam in zip(frames, rows, cams, strict=False)]

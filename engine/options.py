@@ -115,7 +115,7 @@ class ClassifyOptions:
     """a class is in a frame's label set when its score is above this (default: the network's own, else 0.9)"""
     trust_query: bool = False
     """take the query as the label set of every frame: for curated crawls"""
-    batch_frames: int = 8
+    batch_frames: int = 4
     """frames of one size that are scored together"""
 
     def __post_init__(self) -> None:
@@ -305,6 +305,10 @@ class LabelOptions:
     none, or a network file"""
     force: bool = False
     """go on although options, networks or inputs differ from the run's in --out: what they affect is done anew"""
+    metrics_port: int = 0
+    """port at which Prometheus finds the run's metrics, at METRICS_HOST and /metrics (0: none are served)"""
+    metrics_host: str = "127.0.0.1"
+    """address of this machine that they are served at; 0.0.0.0 serves them to everybody who can reach it"""
     sources: SourceOptions = field(default_factory=SourceOptions)
     fetch: FetchOptions = field(default_factory=FetchOptions)
     decode: DecodeOptions = field(default_factory=DecodeOptions)
@@ -319,6 +323,7 @@ class LabelOptions:
     spread: SpreadOptions = field(default_factory=SpreadOptions)
 
     def __post_init__(self) -> None:
+        _require(0 <= self.metrics_port <= 65535, "metrics_port", self.metrics_port, "0 (none) to 65535")
         asked = self.aggregation.sure_background
         _require(
             not asked or self.saliency != "none", "saliency", "none with --sure-background", "classical or a network"
@@ -401,6 +406,8 @@ _NOT_PINNED = {
     "query_map",
     "debug_dir",
     "force",
+    "metrics_port",
+    "metrics_host",
     "devices",
     "shard",
     "ray",

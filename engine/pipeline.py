@@ -1,14 +1,20 @@
-"""The pipeline: the stages, nested in data order, from a source of videos to a folder of masks."""
+"""The pipeline: the stages, nested in data order, from a source of videos to a folder of masks.
+
+Decoding has processes of its own; the scan, the activation, the flow, what the rule makes of them, and writing are a
+thread each (`prefetch`), so that no stage waits for another's work but for its results.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from f2f.engine.aggregate import aggregate
 from f2f.engine.background import decide_background, doubt_background
 from f2f.engine.cam import Activation, MultiScaleCams, activate, activate_softly
-from f2f.engine.classify import classify, without_scores
+from f2f.engine.classify import Wanted, classify, without_scores
 from f2f.engine.errors import MachineError
 from f2f.engine.evidence import weigh
 from f2f.engine.flow import follow, follow_both_ways
@@ -16,6 +22,7 @@ from f2f.engine.flow_picture import picture_flow
 from f2f.engine.job import Job, Networks
 from f2f.engine.options import LabelOptions
 from f2f.engine.pool import DecodePool
+from f2f.engine.prefetch import prefetch
 from f2f.engine.quality import keep_good
 from f2f.engine.records import MaskRecord, VideoRecord
 from f2f.engine.refine import refine
@@ -41,6 +48,18 @@ class Progress:
     failed: int = 0
     committed_shards: int = 0
     clock: StageClock = field(default_factory=StageClock)
+    workers: int = 1
+    """processes that label"""
+    worker_cpu_seconds: float | None = 0.0
+    """CPU time of those that are not the process itself; None: not known"""
+
+    def __post_init__(self) -> None:
+        self._settled_before = self.settled
+
+    @property
+    def settled_now(self) -> int:
+        """Inputs that got their record in this run."""
+        return self.settled - self._settled_before
 
     @property
     def bottleneck(self) -> str:
@@ -53,24 +72,27 @@ def run_shards(
     run: Run,
     job: Job,
     on_progress: Callable[[Progress], None] = lambda _: None,
-) -> None:
-    """Label the inputs of `shards` and commit each shard when its last input has a record.
+) -> Progress:
+    """Label the inputs of `shards` and commit each shard when its last input has a record; how far it came.
 
-    The caller has claimed them. Several processes may each do so with shards of their own.
+    The caller has claimed them. Several processes may each do so with shards of their own. `on_progress` is called by
+    threads of the stages, one at a time.
     """
     rows = [number for shard in shards for number in run.pending_rows(shard)]
     progress = Progress(len(run.rows), settled=len(run.rows) - len(rows))
+    on_progress = _one_at_a_time(on_progress)
     options = job.options
     known = {number: channel for number, channel in job.channels(run.rows).items() if channel is not None}
     writer = ShardWriter(run, known, lambda _: _count_commit(progress), shards)
     try:
         _refuse_unusable(rows, run, known, writer, progress)
         usable = [(number, run.rows[number]) for number in rows if number in known and not run.rows[number].problem]
-        with DecodePool(options.decode) as pool, Stager(options.fetch) as stager:
+        with DecodePool(options.decode, progress.clock) as pool, Stager(options.fetch) as stager:
             frames = _counted(stager.frames(pool, usable), progress, on_progress)
-            for record in _stages(frames, pool, known, job.networks, options, writer, progress.clock):
-                _count(record, progress)
-                on_progress(progress)
+            with closing(_stages(frames, pool, known, job.networks, options, writer, progress.clock)) as records:
+                for record in records:
+                    _count(record, progress)
+                    on_progress(progress)
     except MemoryError as error:
         raise MachineError(
             "the memory is used up; what is committed stays; give --max-side or --decoders a smaller value (a new "
@@ -78,6 +100,7 @@ def run_shards(
         ) from error
     finally:
         writer.abandon()
+    return progress
 
 
 def _stages(
@@ -88,19 +111,22 @@ def _stages(
     options: LabelOptions,
     writer: ShardWriter,
     clock: StageClock,
-) -> Iterator[MaskRecord | VideoRecord]:
+) -> Generator[MaskRecord | VideoRecord, None, None]:
     """decode -> classify -> window -> what the rule does -> those that are good enough -> write."""
+    wanted = Wanted()
     if networks.tau is None and options.window.windows != "best":
         scored = without_scores(frames)
     else:
-        scored = classify(frames, networks.classifier, options.classify, clock)
-    windows = find_windows(scored, queries, networks.tau, options.window, enough=pool.cancel)
+        scored = classify(frames, networks.classifier, options.classify, clock, wanted)
+    found = find_windows(scored, queries, networks.tau, options.window, pool.cancel, wanted.enough_of_shot)
+    windows = prefetch(found, "classify", "cam", clock, stop=pool.stop)
     cams = MultiScaleCams(networks.classifier, options.cam.scales)
     if options.aggregation.rule == "f2f":
         labelled = _by_evidence(windows, cams, networks, options, writer, clock)
     else:
         labelled = _by_the_paper(windows, cams, networks, options, writer, clock)
-    return write(keep_good(labelled, queries, options.aggregation.min_quality), writer, clock)
+    good = keep_good(labelled, queries, options.aggregation.min_quality)
+    yield from write(prefetch(good, "aggregate", "write", clock), writer, clock)
 
 
 def _by_the_paper(
@@ -112,11 +138,11 @@ def _by_the_paper(
     clock: StageClock,
 ) -> Iterator[LabelledWindow | VideoEnd]:
     """cam -> flow -> aggregate -> background."""
-    active = activate(windows, Activation(cams, networks.theta_f), clock)
+    active = prefetch(activate(windows, Activation(cams, networks.theta_f), clock), "cam", "flow", clock)
     moving = follow(active, networks.flow, options.motion, clock)
     if options.write.debug_dir:
         moving = picture_flow(moving, options.write.debug_dir, writer.name, clock)
-    united = aggregate(moving, clock)
+    united = aggregate(prefetch(moving, "flow", "aggregate", clock), clock)
     return decide_background(united, networks.saliency, clock)
 
 
@@ -129,11 +155,11 @@ def _by_evidence(
     clock: StageClock,
 ) -> Iterator[LabelledWindow | VideoEnd]:
     """cam -> flow, both ways -> aggregate -> refine, and background where asked."""
-    soft = activate_softly(windows, cams, clock)
+    soft = prefetch(activate_softly(windows, cams, clock), "cam", "flow", clock)
     moving = follow_both_ways(soft, networks.flow, options.motion, clock)
     if options.write.debug_dir:
         moving = picture_flow(moving, options.write.debug_dir, writer.name, clock)
-    evident = weigh(moving, clock)
+    evident = weigh(prefetch(moving, "flow", "aggregate", clock), clock)
     refined = refine(evident, options.aggregation.theta, options.aggregation.sure, clock)
     return doubt_background(refined, networks.saliency, clock) if options.aggregation.sure_background else refined
 
@@ -156,7 +182,7 @@ def _counted(
 ) -> Iterator[Frame | VideoEnd]:
     """The same items; counts frames, and the time spent waiting for them."""
     while True:
-        with progress.clock.busy("decode"):
+        with progress.clock.starved("classify"):
             item = next(frames, None)
         if item is None:
             return
@@ -165,6 +191,16 @@ def _counted(
             if progress.frames % 16 == 0:
                 on_progress(progress)
         yield item
+
+
+def _one_at_a_time(on_progress: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    lock = threading.Lock()
+
+    def call(progress: Progress) -> None:
+        with lock:
+            on_progress(progress)
+
+    return call
 
 
 def _count(record: MaskRecord | VideoRecord, progress: Progress) -> None:
