@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from f2f.engine.aggregate import aggregate
 from f2f.engine.background import decide_background, doubt_background
 from f2f.engine.cam import Activation, MultiScaleCams, activate, activate_softly
-from f2f.engine.classify import Wanted, classify, without_scores
+from f2f.engine.classify import Probed, Wanted, classify, without_scores
 from f2f.engine.errors import MachineError
 from f2f.engine.evidence import weigh
 from f2f.engine.flow import follow, follow_both_ways
@@ -27,10 +27,11 @@ from f2f.engine.quality import keep_good
 from f2f.engine.records import MaskRecord, VideoRecord
 from f2f.engine.refine import refine
 from f2f.engine.run import Run
+from f2f.engine.scout import scout
 from f2f.engine.source import printable
 from f2f.engine.stage import StageClock
 from f2f.engine.staging import Stager
-from f2f.engine.types import Frame, LabelledWindow, VideoEnd, Window
+from f2f.engine.types import Frame, LabelledWindow, ScoredFrame, VideoEnd, Window
 from f2f.engine.window import find_windows
 from f2f.engine.write import ShardWriter, write
 
@@ -117,7 +118,13 @@ def _stages(
     if networks.tau is None and options.window.windows != "best":
         scored = without_scores(frames)
     else:
-        scored = classify(frames, networks.classifier, options.classify, clock, wanted)
+        scored = classify(
+            _scouted(frames, queries, networks, options, clock, wanted),
+            networks.classifier,
+            options.batch_frame_count,
+            clock,
+            wanted,
+        )
     found = find_windows(scored, queries, networks.tau, options.window, pool.cancel, wanted.enough_of_shot)
     windows = prefetch(found, "classify", "cam", clock, stop=pool.stop)
     cams = MultiScaleCams(networks.classifier, options.cam.scales)
@@ -127,6 +134,26 @@ def _stages(
         labelled = _by_the_paper(windows, cams, networks, options, writer, clock)
     good = keep_good(labelled, queries, options.aggregation.min_quality)
     yield from write(prefetch(good, "aggregate", "write", clock), writer, clock)
+
+
+def _scouted(
+    frames: Iterator[Frame | VideoEnd],
+    queries: Mapping[int, int],
+    networks: Networks,
+    options: LabelOptions,
+    clock: StageClock,
+    wanted: Wanted,
+) -> Iterator[Frame | Probed | VideoEnd]:
+    """The frames that have to be scored: all where the query is trusted."""
+    tau = networks.tau
+    if tau is None:
+        return frames
+
+    def shows_query(scored: ScoredFrame) -> bool:
+        return scored.scores is not None and bool(scored.scores[queries[scored.frame.video]] > tau)
+
+    every, batch = options.window.window_frames, options.batch_frame_count
+    return scout(frames, networks.classifier, every, shows_query, batch, clock, wanted)
 
 
 def _by_the_paper(

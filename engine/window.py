@@ -112,7 +112,8 @@ class _Finder:
         if self._blank == frames_sampled:
             return "blank", f"all of {frames_sampled} sampled frames are of one brightness"
         if not self._with_query:
-            return "query_not_seen", f"the query scores above {self._tau} in none of {frames_sampled} sampled frames"
+            looked = f"those of {frames_sampled} sampled frames that were looked at"
+            return "query_not_seen", f"the query scores above {self._tau} in none of {looked}"
         detail = (
             f"the longest run of frames with one label set that contains the query is {self._longest_run} of {wanted}"
         )
