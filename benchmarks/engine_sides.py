@@ -20,6 +20,7 @@ from f2f.engine import classify, flow, label, pipeline, window
 from f2f.engine.job import Job
 from f2f.engine.options import DecodeOptions, LabelOptions, RuleOptions, RuntimeOptions
 from f2f.engine.pool import DecodePool
+from f2f.engine.prefetch import Lanes
 from f2f.engine.runtimes.network import NetworkInfo
 from f2f.engine.runtimes.open import bundled, open_network
 from f2f.engine.stage import StageClock
@@ -107,7 +108,7 @@ def _script(work: Workload, out: Path, frugal: bool) -> dict[str, Any]:
 def _without(cause: str, work: Workload) -> Iterator[None]:
     """f2f as it would be without a cause of its speed; the process is not used for anything else."""
     if cause == "overlap":
-        _replace(pipeline, "prefetch", lambda items, *_, **__: items)
+        _replace(Lanes, "prefetch", lambda _, items, *__: items)
     elif cause == "leaving out":
         _replace(classify.Wanted, "enough_of_shot", lambda *_: None)
         _replace(pipeline, "_scouted", lambda frames, *_: frames)
@@ -160,7 +161,7 @@ def _stages_alone(work: Workload, out: Path) -> dict[str, float]:
     """CPU seconds of every stage while no other runs: decoding by itself, then one after the other."""
     options = replace(work.options(out), decode=DecodeOptions(decoders=1))
     decode = _cpu_of_decoding(options)
-    _replace(pipeline, "prefetch", lambda items, *_, **__: items)
+    _replace(Lanes, "prefetch", lambda _, items, *__: items)
     _replace(pipeline.Progress.__dataclass_fields__["clock"], "default_factory", _CpuClock)
     clocks: list[StageClock] = []
     label(options, lambda progress: clocks.append(progress.clock))

@@ -1,14 +1,13 @@
 """The pipeline: the stages, nested in data order, from a source of videos to a folder of masks.
 
 Decoding has processes of its own; the scan, the activation, the flow, what the rule makes of them, and writing are a
-thread each (`prefetch`), so that no stage waits for another's work but for its results.
+thread each (`Lanes`), so that no stage waits for another's work but for its results.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from f2f.engine.aggregate import aggregate
@@ -22,7 +21,7 @@ from f2f.engine.flow_picture import picture_flow
 from f2f.engine.job import Job, Networks
 from f2f.engine.options import LabelOptions
 from f2f.engine.pool import DecodePool
-from f2f.engine.prefetch import prefetch
+from f2f.engine.prefetch import Lanes
 from f2f.engine.quality import keep_good
 from f2f.engine.records import MaskRecord, VideoRecord
 from f2f.engine.refine import refine
@@ -88,12 +87,15 @@ def run_shards(
     try:
         _refuse_unusable(rows, run, known, writer, progress)
         usable = [(number, run.rows[number]) for number in rows if number in known and not run.rows[number].problem]
-        with DecodePool(options.decode, progress.clock) as pool, Stager(options.fetch) as stager:
+        with (
+            DecodePool(options.decode, progress.clock) as pool,
+            Stager(options.fetch) as stager,
+            Lanes(progress.clock, pool.stop) as lanes,
+        ):
             frames = _counted(stager.frames(pool, usable), progress, on_progress)
-            with closing(_stages(frames, pool, known, job.networks, options, writer, progress.clock)) as records:
-                for record in records:
-                    _count(record, progress)
-                    on_progress(progress)
+            for record in _stages(frames, pool, known, job.networks, options, writer, progress.clock, lanes):
+                _count(record, progress)
+                on_progress(progress)
     except MemoryError as error:
         raise MachineError(
             "the memory is used up; what is committed stays; give --max-side or --decoders a smaller value (a new "
@@ -112,7 +114,8 @@ def _stages(
     options: LabelOptions,
     writer: ShardWriter,
     clock: StageClock,
-) -> Generator[MaskRecord | VideoRecord, None, None]:
+    lanes: Lanes,
+) -> Iterator[MaskRecord | VideoRecord]:
     """decode -> classify -> window -> what the rule does -> those that are good enough -> write."""
     wanted = Wanted()
     if networks.tau is None and options.window.windows != "best":
@@ -126,14 +129,14 @@ def _stages(
             wanted,
         )
     found = find_windows(scored, queries, networks.tau, options.window, pool.cancel, wanted.enough_of_shot)
-    windows = prefetch(found, "classify", "cam", clock, stop=pool.stop)
+    windows = lanes.prefetch(found, "classify", "cam")
     cams = MultiScaleCams(networks.classifier, options.cam.scales)
     if options.aggregation.rule == "f2f":
-        labelled = _by_evidence(windows, cams, networks, options, writer, clock)
+        labelled = _by_evidence(windows, cams, networks, options, writer, clock, lanes)
     else:
-        labelled = _by_the_paper(windows, cams, networks, options, writer, clock)
+        labelled = _by_the_paper(windows, cams, networks, options, writer, clock, lanes)
     good = keep_good(labelled, queries, options.aggregation.min_quality)
-    yield from write(prefetch(good, "aggregate", "write", clock), writer, clock)
+    return write(lanes.prefetch(good, "aggregate", "write"), writer, clock)
 
 
 def _scouted(
@@ -163,13 +166,14 @@ def _by_the_paper(
     options: LabelOptions,
     writer: ShardWriter,
     clock: StageClock,
+    lanes: Lanes,
 ) -> Iterator[LabelledWindow | VideoEnd]:
     """cam -> flow -> aggregate -> background."""
-    active = prefetch(activate(windows, Activation(cams, networks.theta_f), clock), "cam", "flow", clock)
+    active = lanes.prefetch(activate(windows, Activation(cams, networks.theta_f), clock), "cam", "flow")
     moving = follow(active, networks.flow, options.motion, clock)
     if options.write.debug_dir:
         moving = picture_flow(moving, options.write.debug_dir, writer.name, clock)
-    united = aggregate(prefetch(moving, "flow", "aggregate", clock), clock)
+    united = aggregate(lanes.prefetch(moving, "flow", "aggregate"), clock)
     return decide_background(united, networks.saliency, clock)
 
 
@@ -180,13 +184,14 @@ def _by_evidence(
     options: LabelOptions,
     writer: ShardWriter,
     clock: StageClock,
+    lanes: Lanes,
 ) -> Iterator[LabelledWindow | VideoEnd]:
     """cam -> flow, both ways -> aggregate -> refine, and background where asked."""
-    soft = prefetch(activate_softly(windows, cams, clock), "cam", "flow", clock)
+    soft = lanes.prefetch(activate_softly(windows, cams, clock), "cam", "flow")
     moving = follow_both_ways(soft, networks.flow, options.motion, clock)
     if options.write.debug_dir:
         moving = picture_flow(moving, options.write.debug_dir, writer.name, clock)
-    evident = weigh(prefetch(moving, "flow", "aggregate", clock), clock)
+    evident = weigh(lanes.prefetch(moving, "flow", "aggregate"), clock)
     refined = refine(evident, options.aggregation.theta, options.aggregation.sure, clock)
     return doubt_background(refined, networks.saliency, clock) if options.aggregation.sure_background else refined
 
