@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -25,13 +25,19 @@ class MultiScaleCams:
     def __call__(self, window: Window) -> tuple[list[Tensor], list[bool]]:
         """CAMs [K, C, h, w] of the window's frames, and which of them are left mirrored."""
         images = to_tensor([frame.image for frame in window.frames])  # [K, 3, H, W]
-        cams = [cam for scale in self._scales for cam in self._both_ways(images, scale)]
+        cams = [cam for scale in self._scales for cam in self._both_ways(images, scale, window.cams)]
         return cams, [False, True] * len(self._scales)
 
-    def _both_ways(self, images: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """CAMs [K, C, h, w] of the frames at one scale, and of their mirror images (left mirrored)."""
+    def _both_ways(self, images: Tensor, scale: float, seen: Sequence[Tensor] | None) -> tuple[Tensor, Tensor]:
+        """CAMs [K, C, h, w] of the frames at one scale, and of their mirror images (left mirrored).
+
+        What the scan has `seen` of the frames as they are is not computed again.
+        """
         height, width = (max(1, round(side * scale)) for side in images.shape[-2:])
         scaled = resize(images, (height, width))
+        if scale == 1 and seen is not None:
+            _, mirrored = self._classifier(scaled.flip(-1))
+            return torch.stack(tuple(seen)), mirrored.contiguous()
         _, cams = self._classifier(torch.cat([scaled, scaled.flip(-1)]))  # [2K, C, h, w]
         upright, mirrored = cams.chunk(2)
         return upright.contiguous(), mirrored.contiguous()

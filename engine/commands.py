@@ -33,16 +33,19 @@ def label_command(options: LabelOptions, *, json: bool = False) -> int:
     """
     from f2f.engine.labelling import label
     from f2f.engine.layout import layout_of
-    from f2f.engine.progress import show_progress
+    from f2f.engine.metrics import serve_metrics
+    from f2f.engine.progress import print_account, show_progress
 
     try:
-        with show_progress() as on_progress:
+        with show_progress() as show, serve_metrics(options, show) as on_progress:
             summary = label(options, on_progress, lambda what: print(what, file=sys.stderr))
     except KeyboardInterrupt:
         sys.stderr.write(_interrupted(options.out))
         return EXIT_INTERRUPTED
     _print(summary, json)
     if not json:
+        if summary.account:
+            print_account(summary.account, Console())
         masks = layout_of(options.out, {"format": options.write.format}).masks
         print(f"masks: {masks}\ntable: {options.out / 'labels.parquet'}")
     return summary.exit_code

@@ -51,17 +51,17 @@ def for_workers(options: LabelOptions) -> LabelOptions:
 
 def run_by_workers(
     shards: Sequence[int], run: Run, options: LabelOptions, on_progress: Callable[[Progress], None] = lambda _: None
-) -> None:
-    """Label `shards` of a run that is begun and claimed, by workers.
+) -> Progress:
+    """Label `shards` of a run that is begun and claimed, by workers; how far they came.
 
     Raises:
         UsageError: a worker cannot do what the run pins.
         MachineError: the machine stopped a worker, or workers died over a shard again and again.
     """
-    if not shards:
-        return
     left = sum(len(run.pending_rows(shard)) for shard in shards)
     board = _Board(deque(shards), Progress(len(run.rows), settled=len(run.rows) - left))
+    if not shards:
+        return board.progress
     with _crew(options, len(shards)) as crew:
         for worker, event in crew.events():
             board.note(worker, event)
@@ -71,6 +71,7 @@ def run_by_workers(
             if board.is_over:
                 break
     board.raise_given_up()
+    return board.progress
 
 
 def _crew(options: LabelOptions, shards: int) -> AbstractContextManager[Crew]:
@@ -151,18 +152,20 @@ class _Board:
         all_ = _sum([self.done, *self.live.values()])
         self.progress.settled = self._settled_before + all_.settled
         self.progress.frames, self.progress.masks, self.progress.failed = all_.frames, all_.masks, all_.failed
-        self.progress.clock = StageClock(all_.busy_seconds)
+        self.progress.workers = max(self.progress.workers, len(self.at) + len(self.idle))
+        self.progress.clock, self.progress.worker_cpu_seconds = all_.clock, all_.cpu_seconds
 
 
 def _sum(tallies: Iterable[Tally]) -> Tally:
     tallies = list(tallies)
-    busy: Counter[str] = Counter()
+    clock = StageClock()
     for tally in tallies:
-        busy.update(tally.busy_seconds)
+        clock.add(tally.clock)
     return Tally(
         sum(tally.settled for tally in tallies),
         sum(tally.frames for tally in tallies),
         sum(tally.masks for tally in tallies),
         sum(tally.failed for tally in tallies),
-        dict(busy),
+        clock,
+        sum(tally.cpu_seconds for tally in tallies),
     )

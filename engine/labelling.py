@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 
+from f2f.engine.account import Account, Stopwatch, account
 from f2f.engine.claims import claimed, locked
 from f2f.engine.fleet import for_workers, run_by_workers
 from f2f.engine.job import Job
@@ -41,17 +42,26 @@ def label(
             if overridden:
                 on_override(overridden)
             run.begin(shards)
+        watch, time_spent = Stopwatch.start(), None
         try:
-            _work(shards, run, job, on_progress)
+            time_spent = _account(_work(shards, run, job, on_progress), watch, options)
         finally:
             with locked(options.out):
-                summary = run.rebuild()
+                summary = run.rebuild(time_spent)
     return summary
 
 
-def _work(shards: list[int], run: Run, job: Job, on_progress: Callable[[Progress], None]) -> None:
+def _work(shards: list[int], run: Run, job: Job, on_progress: Callable[[Progress], None]) -> Progress:
     """Label the inputs of `shards` here, or where `--devices` or `--ray` say."""
     if job.options.spread.is_alone:
-        run_shards(shards, run, job, on_progress)
-    else:
-        run_by_workers(shards, run, job.options, on_progress)
+        return run_shards(shards, run, job, on_progress)
+    return run_by_workers(shards, run, job.options, on_progress)
+
+
+def _account(progress: Progress, watch: Stopwatch, options: LabelOptions) -> Account | None:
+    """Where the time went; None where nothing was to be done."""
+    if not progress.settled_now:
+        return None
+    counts = progress.settled_now, progress.frames, progress.masks
+    decoders = options.decode.decoder_count
+    return account(progress.clock, watch, counts, decoders, progress.workers, progress.worker_cpu_seconds)

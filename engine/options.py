@@ -115,12 +115,12 @@ class ClassifyOptions:
     """a class is in a frame's label set when its score is above this (default: the network's own, else 0.9)"""
     trust_query: bool = False
     """take the query as the label set of every frame: for curated crawls"""
-    batch_frames: int = 8
-    """frames of one size that are scored together"""
+    batch_frames: int = 0
+    """frames of one size that are scored together (0: 1 for every two threads, 8 at most)"""
 
     def __post_init__(self) -> None:
         _unit_interval("tau", self.tau)
-        _require(1 <= self.batch_frames <= 1024, "batch_frames", self.batch_frames, "1 to 1024 frames")
+        _require(0 <= self.batch_frames <= 1024, "batch_frames", self.batch_frames, "0 (by the threads) to 1024 frames")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,6 +329,10 @@ class LabelOptions:
     none, or a network file"""
     force: bool = False
     """go on although options, networks or inputs differ from the run's in --out: what they affect is done anew"""
+    metrics_port: int = 0
+    """port at which Prometheus finds the run's metrics, at METRICS_HOST and /metrics (0: none are served)"""
+    metrics_host: str = "127.0.0.1"
+    """address of this machine that they are served at; 0.0.0.0 serves them to everybody who can reach it"""
     sources: SourceOptions = field(default_factory=SourceOptions)
     fetch: FetchOptions = field(default_factory=FetchOptions)
     decode: DecodeOptions = field(default_factory=DecodeOptions)
@@ -343,10 +347,16 @@ class LabelOptions:
     spread: SpreadOptions = field(default_factory=SpreadOptions)
 
     def __post_init__(self) -> None:
+        _require(0 <= self.metrics_port <= 65535, "metrics_port", self.metrics_port, "0 (none) to 65535")
         asked = self.aggregation.sure_background
         _require(
             not asked or self.saliency != "none", "saliency", "none with --sure-background", "classical or a network"
         )
+
+    @property
+    def batch_frame_count(self) -> int:
+        """Frames that are scored together once 0 is resolved; on few threads larger batches only waste."""
+        return self.classify.batch_frames or max(1, min(8, self.runtimes.thread_count // 2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -425,6 +435,8 @@ _NOT_PINNED = {
     "query_map",
     "debug_dir",
     "force",
+    "metrics_port",
+    "metrics_host",
     "devices",
     "shard",
     "ray",

@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -30,6 +31,7 @@ from f2f.engine.decode import DecodeState, sample_frames
 from f2f.engine.errors import MachineError, VideoError
 from f2f.engine.files import machine_errors
 from f2f.engine.options import DecodeOptions
+from f2f.engine.stage import StageClock
 from f2f.engine.types import DecodeReport, Failure, Frame, ImageArray, InputRow, Span, VideoEnd
 
 _SLOTS = 8
@@ -77,6 +79,10 @@ class EndMessage:
     """The video is over."""
 
     end: VideoEnd
+    seconds: float = 0.0
+    """it took"""
+    blocked_seconds: float = 0.0
+    """of them, in which the parent had not taken what was decoded"""
 
 
 class FrameRing:
@@ -150,7 +156,9 @@ def decode_child(descriptor: int) -> None:
         sender = _Sender(connection, ring)
         while (message := connection.recv()) != "exit":
             if isinstance(message, DecodeTask):
-                connection.send(EndMessage(sender.decode(message, settings.options)))
+                start, sender.blocked_seconds = time.monotonic(), 0.0
+                end = sender.decode(message, settings.options)
+                connection.send(EndMessage(end, time.monotonic() - start, sender.blocked_seconds))
             else:
                 sender.note(message)
 
@@ -161,6 +169,7 @@ class _Sender:
     def __init__(self, connection: Connection, ring: FrameRing) -> None:
         self._connection, self._ring = connection, ring
         self._credit, self._slot, self._cancelled = ring.slots, 0, False
+        self.blocked_seconds = 0.0
 
     def note(self, message: str) -> None:
         self._credit += message == "credit"
@@ -185,8 +194,10 @@ class _Sender:
         return VideoEnd(task.video, state.report(), note=state.note)
 
     def _send(self, frame: Frame) -> None:
+        start = time.monotonic()
         while self._connection.poll(None if self._credit == 0 else 0):
             self.note(self._connection.recv())
+        self.blocked_seconds += time.monotonic() - start
         self._ring.put(self._slot, frame.image)
         place = (self._slot, frame.size_hw)
         self._connection.send(
@@ -215,11 +226,12 @@ class _Child:
 
 
 class DecodePool:
-    """Decodes videos in child processes; use as a context manager, by one thread."""
+    """Decodes videos in child processes; use as a context manager, by one thread (but for `stop`)."""
 
-    def __init__(self, options: DecodeOptions) -> None:
-        """Children are started when they are first needed."""
-        self._options = options
+    def __init__(self, options: DecodeOptions, clock: StageClock | None = None) -> None:
+        """Children are started when they are first needed; `clock` counts their seconds as those of `decode`."""
+        self._options, self._clock = options, clock or StageClock()
+        self._stopped = threading.Event()
         self._children: list[_Child] = []
         self._starved = False
 
@@ -237,7 +249,7 @@ class DecodePool:
         A video that ended before it could be decoded is passed on; after None, `rows` are asked again soon.
         """
         tasks = iter(rows)
-        while True:
+        while not self._stopped.is_set():
             yield from self._assign(tasks)
             if not self._starved and not self._busy():
                 return
@@ -245,6 +257,10 @@ class DecodePool:
 
     def _busy(self) -> list[_Child]:
         return [child for child in self._children if child.task]
+
+    def stop(self) -> None:
+        """Nothing more is wanted: `frames` ends soon, as it stands. May be called by any thread."""
+        self._stopped.set()
 
     def cancel(self, video: int) -> None:
         """Enough of `video`: its child stops soon; frames under way still come."""
@@ -304,6 +320,8 @@ class DecodePool:
             yield self._frame(child, message)
         elif isinstance(message, EndMessage):
             child.task = None
+            self._clock.add(StageClock({"decode": message.seconds - message.blocked_seconds}))
+            self._clock.add(StageClock(blocked_seconds={"decode": message.blocked_seconds}))
             yield message.end
         child.heard = time.monotonic()  # after the yield: the consumer's time is not the child's
 

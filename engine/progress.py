@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
+from f2f.engine.account import LANES, Account, Lane
 from f2f.engine.pipeline import Progress
 from f2f.engine.records import Summary
 
@@ -113,3 +114,28 @@ def print_summary(summary: Summary, console: Console) -> None:
         console.print(f"quarantined, for they failed too often: {summary.quarantined} of the failed")
     if summary.reasons:
         console.print("reasons: " + ", ".join(f"{name} {count}" for name, count in summary.reasons.items()))
+
+
+def print_account(spent: Account, console: Console) -> None:
+    """Where the time went, as a table, and what to try."""
+    console.print(
+        f"{spent.seconds:.1f} s: {spent.videos_per_hour:.0f} videos/hour, {spent.frames_per_second:.1f} frames/s, "
+        f"{spent.masks_per_second:.2f} masks/s" + _cores_text(spent)
+    )
+    table = Table(box=None, pad_edge=False)
+    for name in ("stage", "at once", "busy", "waits for input", "waits for room"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for lane in spent.lanes:
+        shares = (f"{100 * share:.0f} %" for share in (lane.busy, lane.starved, lane.blocked))
+        table.add_row(" + ".join(_stages(lane, spent)), str(lane.workers), *shares)
+    console.print(table)
+    console.print(f"held up by {spent.bottleneck}; to be faster: {spent.advice}", soft_wrap=True)
+
+
+def _cores_text(spent: Account) -> str:
+    return f"; {100 * spent.cores_busy:.0f} % of {spent.cores} cores busy" if spent.cores_busy else ""
+
+
+def _stages(lane: Lane, spent: Account) -> list[str]:
+    """The stages of a lane that had work, the lane's name where none had."""
+    return [stage for stage in LANES[lane.name] if stage in spent.stages] or [lane.name]

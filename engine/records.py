@@ -13,10 +13,11 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from f2f.engine.account import Account
 from f2f.engine.errors import UsageError
 from f2f.engine.files import check_seal, sealed, write_aside
 from f2f.engine.source import printable
@@ -258,6 +259,8 @@ class Summary:
     """per query: inputs seen so far and masks"""
     quarantined: int = 0
     """failed inputs that `f2f retry` passes over, because they failed so often"""
+    account: Account | None = field(default=None, compare=False)
+    """where the time of the last run over them went; not a matter of the records"""
 
     def __post_init__(self) -> None:
         total = self.ok + self.partial + self.skipped + self.failed + self.pending
@@ -285,7 +288,10 @@ def summarize(inputs: int, shards: Iterable[ShardRecord]) -> Summary:
             entry["masks"] += video.masks
     return Summary(
         inputs=inputs,
-        **{name: count[name] for name in STATUSES},
+        ok=count["ok"],
+        partial=count["partial"],
+        skipped=count["skipped"],
+        failed=count["failed"],
         pending=inputs - sum(count[name] for name in STATUSES),
         masks=count["masks"],
         left_out=count["left_out"],
@@ -295,13 +301,32 @@ def summarize(inputs: int, shards: Iterable[ShardRecord]) -> Summary:
     )
 
 
-def rebuild_lists(out: Path, run: Mapping[str, Any], shards: Sequence[ShardRecord]) -> Summary:
-    """Write the tables and the summary anew from the records, sorted by id."""
+def rebuild_lists(
+    out: Path, run: Mapping[str, Any], shards: Sequence[ShardRecord], account: Account | None = None
+) -> Summary:
+    """Write the tables and the summary anew from the records, sorted by id; `account` (default: what there is) too."""
     for name, table in tables(run, shards).items():
         _write_table(out / name, table)
     summary = summarize(len(run["inputs"]), shards)
+    summary = replace(summary, account=account or _read_account(out / "summary.json"))
     write_aside(out / "summary.json", to_json(summary).encode())
     return summary
+
+
+def is_summary(path: Path, summary: Summary) -> bool:
+    """Whether a summary that was written says the same, whatever its account of time."""
+    try:
+        found = json.loads(path.read_bytes())
+        return bool({**found, "account": None} == json.loads(to_json(replace(summary, account=None))))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _read_account(path: Path) -> Account | None:
+    try:
+        return Account.from_json(json.loads(path.read_bytes())["account"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None  # the first run, or what a killed one left
 
 
 def tables(run: Mapping[str, Any], shards: Sequence[ShardRecord]) -> dict[str, Any]:

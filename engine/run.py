@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from f2f.engine.account import Account
 from f2f.engine.errors import RunMismatchError, UsageError
 from f2f.engine.files import check_seal, machine_errors, sealed, write_aside
 from f2f.engine.layout import LAYOUTS, Layout, layout_of
@@ -91,17 +92,20 @@ class Run:
         if self.anew:
             self.rebuild()
 
-    def rebuild(self) -> Summary:
+    def rebuild(self, account: Account | None = None) -> Summary:
         """Write tables, lists and summary anew from all records there are now; do so `locked`."""
-        return rebuild_run(self.out)
+        return rebuild_run(self.out, account)
 
 
-def rebuild_run(out: Path) -> Summary:
-    """Write tables, lists and summary of the run in `out` anew from its records; do so `locked`."""
+def rebuild_run(out: Path, account: Account | None = None) -> Summary:
+    """Write tables, lists and summary of the run in `out` anew from its records; do so `locked`.
+
+    `account` tells where the time of the run went; without one, what the summary says of it stays.
+    """
     run, shards = read_run(out), read_shards(out)
     for path, content in lists_of(out, run, shards).items():
         write_aside(path, content)
-    return rebuild_lists(out, run, shards)
+    return rebuild_lists(out, run, shards, account)
 
 
 def lists_of(out: Path, run: Mapping[str, Any], shards: Sequence[ShardRecord]) -> dict[Path, bytes]:

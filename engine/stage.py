@@ -27,22 +27,58 @@ Out = TypeVar("Out")
 
 @dataclass
 class StageClock:
-    """Seconds of work per stage, for the progress display and the summary."""
+    """Seconds of every stage, for the progress display and the account of time at a run's end.
+
+    Stages may count at the same time, each from one thread.
+    """
 
     busy_seconds: dict[str, float] = field(default_factory=dict)
+    """of work"""
+    starved_seconds: dict[str, float] = field(default_factory=dict)
+    """of waiting for something to do"""
+    blocked_seconds: dict[str, float] = field(default_factory=dict)
+    """of waiting for the next stage to take what is done"""
 
     @contextmanager
     def busy(self, stage: str) -> Iterator[None]:
-        """Count the time of the block for `stage`."""
-        start = time.perf_counter()
-        try:
+        """Count the time of the block as work of `stage`."""
+        with _counted(self.busy_seconds, stage):
             yield
-        finally:
-            self.busy_seconds[stage] = self.busy_seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    @contextmanager
+    def starved(self, stage: str) -> Iterator[None]:
+        """Count the time of the block as a wait of `stage` for something to do."""
+        with _counted(self.starved_seconds, stage):
+            yield
+
+    @contextmanager
+    def blocked(self, stage: str) -> Iterator[None]:
+        """Count the time of the block as a wait of `stage` for the next one."""
+        with _counted(self.blocked_seconds, stage):
+            yield
+
+    def add(self, other: StageClock) -> None:
+        """Count what another clock has counted."""
+        for ours, theirs in zip(self._counts(), other._counts(), strict=True):
+            for stage, seconds in dict(theirs).items():
+                ours[stage] = ours.get(stage, 0.0) + seconds
 
     def bottleneck(self) -> str:
         """The stage that worked longest so far."""
-        return max(self.busy_seconds, key=self.busy_seconds.__getitem__, default="")
+        busy = dict(self.busy_seconds)  # others may be counting
+        return max(busy, key=busy.__getitem__, default="")
+
+    def _counts(self) -> tuple[dict[str, float], ...]:
+        return self.busy_seconds, self.starved_seconds, self.blocked_seconds
+
+
+@contextmanager
+def _counted(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 def per_window(

@@ -21,6 +21,8 @@ ImageArray = npt.NDArray[np.uint8]
 Span = tuple[int, int]
 """first byte and number of bytes of a part of a file"""
 BACKGROUND, IGNORE = 0, 255
+ALL_SHOTS = -1
+"""in place of the number of a shot: no frame of the video matters any more"""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ class ScoredFrame:
     frame: Frame
     scores: npt.NDArray[np.float32] | None
     """float32 [C] in 0..1; None where the query is trusted and nothing asks for scores"""
+    cam: Tensor | None = field(default=None, compare=False, repr=False)
+    """float32 [C, h, w] before ReLU, of the frame as it is; None where there are no scores"""
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,8 @@ class Window:
     """the label set: network channels, ascending"""
     scores: tuple[float, ...] | None
     """mean score of each class of the label set over the K frames"""
+    cams: tuple[Tensor, ...] | None = field(default=None, compare=False, repr=False)
+    """float32 [C, h, w] per frame, before ReLU, as the scan saw it; None where it did not look"""
 
     def __post_init__(self) -> None:
         assert self.frames, "a window has frames"

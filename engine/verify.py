@@ -26,6 +26,7 @@ from f2f.engine.records import (
     ShardRecord,
     file_id,
     file_prefix,
+    is_summary,
     read_shard,
     shard_path,
     shard_paths,
@@ -273,8 +274,9 @@ def _outdated(out: Path, run: Mapping[str, Any], shards: list[ShardRecord]) -> I
             same = False
         if not same:
             yield Problem("outdated", name, "is missing, or not as the records make it")
-    summary = to_json(summarize(len(run["inputs"]), shards)).encode()
-    for path, content in {**lists_of(out, run, shards), out / "summary.json": summary}.items():
+    if not is_summary(out / "summary.json", summarize(len(run["inputs"]), shards)):
+        yield Problem("outdated", "summary.json", "is missing, or not as the records make it")
+    for path, content in lists_of(out, run, shards).items():
         if not path.is_file() or path.read_bytes() != content:
             yield Problem("outdated", _below(out, path), "is missing, or not as the records make it")
 

@@ -8,13 +8,17 @@ video are held, and for `best` the best window so far.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from f2f.engine.options import WindowOptions
-from f2f.engine.types import DecodeReport, ScoredFrame, VideoEnd, Window
+from f2f.engine.types import ALL_SHOTS, DecodeReport, ScoredFrame, VideoEnd, Window
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def find_windows(
@@ -23,6 +27,7 @@ def find_windows(
     tau: float | None,
     options: WindowOptions,
     enough: Callable[[int], None],
+    enough_of_shot: Callable[[int, int], None] = lambda *_: None,
 ) -> Iterator[Window | VideoEnd]:
     """The windows of every video, followed by its end.
 
@@ -32,6 +37,7 @@ def find_windows(
         tau: score above which a class is in the label set; None: the label set is the query.
         options: length, stride and number of windows.
         enough: called once with a video that needs no more frames.
+        enough_of_shot: called with a video and one of its shots, or `ALL_SHOTS`, when that needs no more frames.
     """
     finders: dict[int, _Finder] = {}
     for item in items:
@@ -43,8 +49,11 @@ def find_windows(
             yield _settled(item, finder)
         elif not finder.is_full():
             yield from finder.push(item)
+            if finder.has_its_window():
+                enough_of_shot(video, item.frame.shot)
             if finder.is_full():
                 finder.full_report = item.frame.report
+                enough_of_shot(video, ALL_SHOTS)
                 enough(video)
 
 
@@ -80,6 +89,10 @@ class _Finder:
         """No more windows are wanted."""
         return 0 < self._options.max_windows <= self.found
 
+    def has_its_window(self) -> bool:
+        """No more windows of the present shot are wanted."""
+        return self._options.windows == "first" and self._kept_in_shot > 0
+
     def push(self, scored: ScoredFrame) -> Iterator[Window]:
         if scored.frame.shot != self._shot:
             yield from self._end_shot()
@@ -99,7 +112,8 @@ class _Finder:
         if self._blank == frames_sampled:
             return "blank", f"all of {frames_sampled} sampled frames are of one brightness"
         if not self._with_query:
-            return "query_not_seen", f"the query scores above {self._tau} in none of {frames_sampled} sampled frames"
+            looked = f"those of {frames_sampled} sampled frames that were looked at"
+            return "query_not_seen", f"the query scores above {self._tau} in none of {looked}"
         detail = (
             f"the longest run of frames with one label set that contains the query is {self._longest_run} of {wanted}"
         )
@@ -139,6 +153,7 @@ class _Finder:
             frames=tuple(scored.frame for scored in self._run),
             classes=classes,
             scores=None if means is None else tuple(float(means[channel]) for channel in classes),
+            cams=_all_of([scored.cam for scored in self._run]),
         )
         return (0.0 if means is None else float(means[self._query])), window
 
@@ -159,3 +174,9 @@ class _Finder:
         self.found += 1
         self._kept_in_shot += 1
         return numbered
+
+
+def _all_of(cams: Sequence[Tensor | None]) -> tuple[Tensor, ...] | None:
+    """The CAMs of all frames, where there is one of each."""
+    there = tuple(cam for cam in cams if cam is not None)
+    return there if len(there) == len(cams) else None

@@ -13,15 +13,18 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Literal
 
+from f2f.engine.account import Stopwatch
 from f2f.engine.errors import F2FError
 from f2f.engine.job import Job
 from f2f.engine.options import LabelOptions
 from f2f.engine.pipeline import Progress, run_shards
 from f2f.engine.run import join_run
+from f2f.engine.stage import StageClock
 
 _REPORT_SECONDS = 0.5
 
@@ -43,7 +46,9 @@ class Tally:
     frames: int = 0
     masks: int = 0
     failed: int = 0
-    busy_seconds: dict[str, float] = field(default_factory=dict)
+    clock: StageClock = field(default_factory=StageClock)
+    cpu_seconds: float = 0.0
+    """of the worker and of its decoding processes that have ended"""
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class ShardWorker:
         run = join_run(self._options.out, self._job.decisive, self._job.rows, shard)
         run.layout.clear_staging(shard)  # a worker that died may have left files there
         before = len(run.rows) - len(run.pending_rows(shard))
-        tally = Tally()
+        tally, watch = Tally(), Stopwatch.start()
 
         def note(progress: Progress) -> None:
             nonlocal tally
@@ -93,12 +98,13 @@ class ShardWorker:
                 progress.frames,
                 progress.masks,
                 progress.failed,
-                dict(progress.clock.busy_seconds),
+                deepcopy(progress.clock),
+                watch.cpu,
             )
             on_progress(tally)
 
         run_shards([shard], run, self._job, note)
-        return tally
+        return replace(tally, cpu_seconds=watch.cpu)
 
 
 def worker_child(descriptor: int) -> None:

@@ -52,7 +52,7 @@ def test_two_processes_train_what_one_does(voc: Path, tmp_path: Path) -> None:
     """From the command line, whose processes share each batch; the losses of SEC are means over images."""
     common = {"method": "sec", "network": "resnet50-aspp", "width": 0.125, "freeze_norm": "yes", "batch_size": 4}
     train_segmenter(options(tmp_path / "one", images=voc, **common))
-    script = tmp_path / "f2f.py"  # what the installed `f2f` is
+    script = tmp_path / "run_f2f.py"  # what the installed `f2f` is
     script.write_text("import sys\nfrom f2f.engine.cli import main\nsys.exit(main())\n")
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in common.items()]
     flags += ["--steps=3", "--side-px=33", "--workers=0", "--accelerator=cpu", "--devices=2"]
