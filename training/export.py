@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from f2f.engine.errors import F2FError, UsageError
 from f2f.engine.options import InferenceOptions, RuntimeOptions
 from f2f.engine.runtimes.open import open_network
+from f2f.engine.runtimes.trial import relative_difference as relative_difference
+from f2f.engine.runtimes.trial import trial_input as trial_input
 from f2f.engine.runtimes.trust import sign
 from f2f.engine.segmenter import Segmenter as EngineSegmenter
 from f2f.training.card import NetworkCard
@@ -241,20 +243,6 @@ def quiet_exporter() -> Iterator[None]:
         solver.setLevel(level)
 
 
-def trial_input(shape: Sequence[int]) -> Tensor:
-    """Random smooth frames in 0..1 of a shape, the same on every call."""
-    generator = torch.Generator().manual_seed(sum(shape))
-    height, width = shape[-2:]
-    coarse = torch.rand(1, *shape[-3:-2], height // 8 + 1, width // 8 + 1, generator=generator)
-    frames = torch.stack([coarse.roll(place, -1)[0] for place in range(_count(shape))])
-    smooth = nn.functional.interpolate(frames, size=(height, width), mode="bilinear", align_corners=False)
-    return (smooth * 0.9 + 0.1 * torch.rand(smooth.shape, generator=generator)).view(*shape)
-
-
-def _count(shape: Sequence[int]) -> int:
-    return int(torch.tensor(shape[:-3]).prod())
-
-
 def _check_parity(network: nn.Module, contract: Contract, run: Runner, most: float) -> None:
     network.eval().cpu()
     for shape in contract.trials:
@@ -273,10 +261,3 @@ def check_difference(name: str, expected: Tensor, given: Tensor, most: float) ->
             f"the exported network differs from torch: {name} by {difference:.1e}; accepted: {most:.0e}; nothing was "
             "written"
         )
-
-
-def relative_difference(expected: Tensor, given: Tensor) -> float:
-    """Largest absolute difference over the largest absolute value; inf where shapes differ."""
-    if expected.shape != given.shape:
-        return float("inf")
-    return float((expected - given).abs().max() / expected.abs().max().clamp_min(1e-12))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from tyro.conf import Positional, UseAppendAction, arg
 
 from f2f.engine.errors import UsageError
-from f2f.engine.options import RuntimeOptions
+from f2f.engine.options import EngineOptions, RuntimeOptions
 
 Accelerator = Literal["auto", "cpu", "gpu"]
 Precision = Literal["bf16", "fp32"]
@@ -273,6 +273,9 @@ class ClassifierExport:
     """score a class must exceed to be a label, 0..1; stored as the network's default (default: what fits its kind)"""
     theta_f: float | None = None
     """share of the CAM's peak above which a pixel is foreground, 0..1; stored as the network's default"""
+    engine: bool = False
+    """also build a TensorRT engine, OUT with the suffix .engine, for the GPU of this machine (needs f2f[gpu])"""
+    engines: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
         require(
@@ -296,6 +299,9 @@ class FlowExport:
     fit: Literal["pad", "resize"] | None = None
     """how frames come to multiples of 64 px: continued, or resized and the flow scaled back (default: pad; released
     networks resize, as they were made to)"""
+    engine: bool = False
+    """also build a TensorRT engine, OUT with the suffix .engine, for the GPU of this machine (needs f2f[gpu])"""
+    engines: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
         require(
