@@ -121,14 +121,14 @@ def export_classifier(options: ClassifierExport) -> int:
     """Write a classifier (a torchvision ImageNet network or our own checkpoint) as .onnx or .pt2."""
     from f2f.training.export import export_classifier as export
 
-    return _export("classifier", options, lambda: export(options))
+    return _export("classifier", options, lambda: export(options, on_int8=print))
 
 
 def export_flow(options: FlowExport) -> int:
     """Write a flow network (our own checkpoint or a released PWC-Net) as .onnx or .pt2."""
     from f2f.training.export import export_flow as export
 
-    return _export("flow", options, lambda: export(options))
+    return _export("flow", options, lambda: export(options, on_int8=print))
 
 
 def export_saliency(options: SaliencyExport) -> int:

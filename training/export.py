@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from f2f.engine.errors import F2FError, UsageError
 from f2f.engine.options import InferenceOptions, RuntimeOptions
-from f2f.engine.runtimes.open import open_network
+from f2f.engine.runtimes.network import Kind
+from f2f.engine.runtimes.open import network_file, open_network
 from f2f.engine.runtimes.trial import relative_difference as relative_difference
 from f2f.engine.runtimes.trial import trial_input as trial_input
 from f2f.engine.runtimes.trust import sign
@@ -35,6 +36,7 @@ from f2f.training.checkpoint import (
     flow_network,
     segmenter_network,
 )
+from f2f.training.int8 import Int8Verdict, quantise
 from f2f.training.options import ClassifierExport, FlowExport
 from f2f.training.segmentation.deeplab import FullSize, HalfFullSize
 from f2f.training.segmentation.half import HalfCost, cost_on_images, cost_on_pictures
@@ -104,16 +106,40 @@ CONTRACTS: dict[str, Contract] = {
 }
 
 
-def export_classifier(options: ClassifierExport) -> Path:
-    """Write a classifier: a torchvision network joined by a class map, or our own checkpoint."""
-    network, card = classifier_from_torchvision(options) if options.torchvision else classifier_from_checkpoint(options)
-    return export_network(network, card, options.out)
+def export_classifier(options: ClassifierExport, on_int8: Callable[[Int8Verdict], None] = lambda _: None) -> Path:
+    """Write a classifier: a torchvision network joined by a class map, our own checkpoint, or an exported one in int8.
+
+    `on_int8` is told what int8 changes where the options ask for it.
+    """
+
+    def write(out: Path) -> Path:
+        made = classifier_from_torchvision if options.torchvision else classifier_from_checkpoint
+        return export_network(*made(options), out)
+
+    return _perhaps_int8("classifier", options, write, on_int8)
 
 
-def export_flow(options: FlowExport) -> Path:
-    """Write a flow network: our own checkpoint or a released PWC-Net."""
-    network, card = flow_network(options)
-    return export_network(network, card, options.out)
+def export_flow(options: FlowExport, on_int8: Callable[[Int8Verdict], None] = lambda _: None) -> Path:
+    """Write a flow network: our own checkpoint, a released PWC-Net, or an exported one in int8; see above."""
+    return _perhaps_int8("flow", options, lambda out: export_network(*flow_network(options), out), on_int8)
+
+
+def _perhaps_int8(
+    kind: Kind,
+    options: ClassifierExport | FlowExport,
+    write: Callable[[Path], Path],
+    on_int8: Callable[[Int8Verdict], None],
+) -> Path:
+    if not options.quantisation.int8:
+        return write(options.out)
+    with TemporaryDirectory() as folder:
+        whole = (
+            network_file(options.network, kind)
+            if options.network
+            else write(Path(folder) / f"whole{options.out.suffix}")
+        )
+        on_int8(quantise(whole, kind, options.quantisation, options.out))
+    return options.out
 
 
 def export_segmenter(options: SegmenterExport, on_cost: Callable[[HalfCost], None] = lambda _: None) -> Path:

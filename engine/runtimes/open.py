@@ -40,13 +40,23 @@ def open_network(name: str, kind: Kind, options: RuntimeOptions) -> Network:
         UsageError: no such file, or no runtime for it.
         NetworkError: the file is no network, or of another kind, or breaks its contract.
     """
+    path = network_file(name, kind)
+    module, function = _runtime_of(path, options).opener.split(":")
+    network: Network = getattr(importlib.import_module(module), function)(path, kind, options)
+    return network
+
+
+def network_file(name: str, kind: Kind) -> Path:
+    """The file that `name`, a path or `demo`, stands for.
+
+    Raises:
+        UsageError: there is none.
+    """
     path = bundled(kind) if name == "demo" else Path(name)
     if not path.is_file():
         ours = "demo, or " if bundled(kind).is_file() else ""
         raise UsageError(f"{kind} {name}: there is no such file; accepted: {ours}a file from `f2f export {kind}`")
-    module, function = _runtime_of(path, options).opener.split(":")
-    network: Network = getattr(importlib.import_module(module), function)(path, kind, options)
-    return network
+    return path
 
 
 def bundled(kind: str) -> Path:
