@@ -8,7 +8,8 @@ CPP_TESTS := $(wildcard csrc/tests/*.cpp)
 WHEEL := build/wheel-check
 export PYTHONSAFEPATH = 1
 
-.PHONY: demo test lint types format sanitize wheel-check bench-kernels fuzz-videos study setup clean
+.PHONY: demo test lint types format sanitize wheel-check bench-kernels bench-engine chaos long fuzz-videos fuzz-readers study \
+	setup clean
 
 demo: setup
 	$(BIN)/f2f demo --out out/demo
@@ -60,6 +61,24 @@ bench-kernels: setup
 # Thousands of damaged videos through the decoding processes. FUZZ='--seed 2' damages others.
 fuzz-videos: setup
 	PYTHONSAFEPATH= $(BIN)/python benchmarks/fuzz_videos.py $(FUZZ)
+
+# The engine beside a PyTorch script for the same job. ENGINE='--real FOLDER' adds real videos.
+bench-engine: setup
+	PYTHONSAFEPATH= $(BIN)/python benchmarks/engine.py $(ENGINE)
+	PYTHONSAFEPATH= $(BIN)/python benchmarks/tables.py
+
+# Runs that are killed again and again; what is there at the end must be what was to be. CHAOS='--kills 100' kills more often.
+chaos: setup
+	PYTHONSAFEPATH= $(BIN)/python benchmarks/chaos.py $(CHAOS)
+
+# A 2-hour video, 100,000 rows, 10,000 videos: memory, starts, leaks.
+long: setup
+	PYTHONSAFEPATH= $(BIN)/python benchmarks/long.py $(LONG)
+
+# Readers of manifests, tars and records under a coverage-guided fuzzer. READERS='--runs 1000000' takes longer.
+fuzz-readers: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
+	PYTHONSAFEPATH= $(BIN)/python benchmarks/fuzz_readers.py $(READERS)
 
 # What labelled videos are worth to a segmenter: many trainings, each a row of results; stopped, it goes on where it was.
 # STUDY='--hours 2' ends it in time.

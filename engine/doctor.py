@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from f2f.engine.machine import MachineState, lines, look_at_machine
+
 if TYPE_CHECKING:
     from f2f.engine.runtimes.report import RuntimeState
 
@@ -30,6 +32,8 @@ class Checkup:
     """ONNX Runtime's execution providers"""
     network_runtimes: list[RuntimeState]
     """what can run networks here, and what would"""
+    machine: MachineState
+    """FFmpeg's build, room on disks, limits"""
     kernels: dict[str, dict[str, str]]
     """device type -> operator -> the version that runs: cpp, triton, torch"""
     kernel_obstacles: dict[str, dict[str, str]]
@@ -53,6 +57,8 @@ class Checkup:
             table.add_row(name, value)
         console.print(table)
         print_runtimes(self.network_runtimes, console)
+        for line in lines(self.machine):
+            console.print(escape(line), soft_wrap=True)
         for device, operators in self.kernels.items():
             console.print(_kernel_table(device, operators))
             for kernel, obstacle in self.kernel_obstacles[device].items():
@@ -76,6 +82,7 @@ def check_up() -> Checkup:
         cuda_devices=devices,
         runtimes=_onnx_providers(),
         network_runtimes=runtime_report(),
+        machine=look_at_machine(),
         kernels={kind: backend_in_use(kind) for kind in kinds},
         kernel_obstacles={kind: {name: why for name, why in obstacles(kind).items() if why} for kind in kinds},
         cpu_isa=isa_in_use() if loaded else "",

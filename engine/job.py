@@ -62,7 +62,9 @@ class Job:
     def channels(self, rows: Sequence[InputRow]) -> dict[int, int | None]:
         """Number of each input -> channel of its query's class; None where it is no class."""
         names = self.networks.classifier.info.classes
-        return {number: class_of_query(row.query, names, self.query_map) for number, row in enumerate(rows)}
+        queries = {row.query for row in rows}  # few, whatever the number of rows
+        channel_of = {query: class_of_query(query, names, self.query_map) for query in queries}
+        return {number: channel_of[row.query] for number, row in enumerate(rows)}
 
     @property
     def decisive(self) -> dict[str, Any]:

@@ -42,6 +42,8 @@ def label(
             if overridden:
                 on_override(overridden)
             run.begin(shards)
+            if not shards and (done := run.summary_if_current()):
+                return done
         watch, time_spent = Stopwatch.start(), None
         try:
             time_spent = _account(_work(shards, run, job, on_progress), watch, options)

@@ -25,6 +25,7 @@ from f2f.engine.types import Failure, InputRow, VideoEnd
 
 Status = Literal["ok", "partial", "skipped", "failed", "pending"]
 """pending, in a record: `f2f retry` asked for it to be done again; stage and reason are those of the last failure"""
+TABLES = ("videos.parquet", "labels.parquet")
 STATUSES: tuple[Status, ...] = ("ok", "partial", "skipped", "failed")
 MAX_ATTEMPTS = 3
 
@@ -308,7 +309,7 @@ def rebuild_lists(
     for name, table in tables(run, shards).items():
         _write_table(out / name, table)
     summary = summarize(len(run["inputs"]), shards)
-    summary = replace(summary, account=account or _read_account(out / "summary.json"))
+    summary = replace(summary, account=account or read_account(out / "summary.json"))
     write_aside(out / "summary.json", to_json(summary).encode())
     return summary
 
@@ -322,7 +323,8 @@ def is_summary(path: Path, summary: Summary) -> bool:
         return False
 
 
-def _read_account(path: Path) -> Account | None:
+def read_account(path: Path) -> Account | None:
+    """What a summary that was written says of where the time went; None where it says nothing."""
     try:
         return Account.from_json(json.loads(path.read_bytes())["account"])
     except (OSError, ValueError, TypeError, KeyError):
@@ -335,8 +337,8 @@ def tables(run: Mapping[str, Any], shards: Sequence[ShardRecord]) -> dict[str, A
     masks = sorted((mask for shard in shards for mask in shard.masks), key=lambda mask: mask.id)
     constants = {key: json.dumps(run[key], sort_keys=True) for key in ("networks", "options")}
     return {
-        "videos.parquet": _table(VideoRecord, videos, {}),
-        "labels.parquet": _table(MaskRecord, masks, constants),
+        TABLES[0]: _table(VideoRecord, videos, {}),
+        TABLES[1]: _table(MaskRecord, masks, constants),
     }
 
 

@@ -6,7 +6,7 @@ import json
 import socket
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ from f2f.engine.files import check_seal, machine_errors, sealed, write_aside
 from f2f.engine.layout import LAYOUTS, Layout, layout_of
 from f2f.engine.places import is_url
 from f2f.engine.records import (
+    TABLES,
     ShardRecord,
     Summary,
     each_shard,
     file_prefix,
+    is_summary,
+    read_account,
     read_shard,
     read_shards,
     rebuild_lists,
@@ -91,6 +94,14 @@ class Run:
         _remove_leftovers(self, shards)
         if self.anew:
             self.rebuild()
+
+    def summary_if_current(self) -> Summary | None:
+        """The summary, where it and the tables say what the records do: it is written after them."""
+        paths = [*(self.out / name for name in TABLES), *self.layout.lists([], self.classes)]
+        summary = summarize(len(self.rows), self.committed)
+        if self.anew or not all(path.exists() for path in paths) or not is_summary(self.out / "summary.json", summary):
+            return None
+        return replace(summary, account=read_account(self.out / "summary.json"))
 
     def rebuild(self, account: Account | None = None) -> Summary:
         """Write tables, lists and summary anew from all records there are now; do so `locked`."""

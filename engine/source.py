@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from f2f.engine.errors import UsageError
@@ -34,6 +35,7 @@ def read_source(source: str, options: SourceOptions) -> list[InputRow]:
         UsageError: the source is missing, empty or of an unknown kind, or two rows have one id.
     """
     place = local_path(source)
+    _real_folder.cache_clear()
     rows = list(_remote_rows(place, options) if is_url(place) else _local_rows(Path(place), options))
     if not rows:
         raise UsageError(
@@ -183,11 +185,26 @@ def _locate(root: Path | str, video: str, options: SourceOptions) -> tuple[str, 
         return "", ("bad_path", "the path holds a NUL byte")
     if is_url(video) or isinstance(root, str):
         return _locate_url(root, video, options)
-    path = os.path.realpath(root / video)
-    inside = path.startswith(os.path.realpath(root).rstrip(os.sep) + os.sep)
+    path = _real_path(os.path.join(root, video))  # noqa: PTH118 - a hundred thousand times
+    inside = path.startswith(_real_folder(str(root)).rstrip(os.sep) + os.sep)
     if not inside and not options.allow_outside:
         return "", ("outside", "leaves the source's folder; --allow-outside admits it")
     return path, None
+
+
+def _real_path(path: str) -> str:
+    """What `os.path.realpath` gives, at the price of one look for a file whose folder was seen before."""
+    folder, name = os.path.split(path)
+    if name in {"", os.curdir, os.pardir}:
+        return os.path.realpath(path)
+    whole = os.path.join(_real_folder(folder), name)  # noqa: PTH118 - as above
+    return os.path.realpath(whole) if os.path.islink(whole) else whole  # noqa: PTH114 - as above
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    """Remembered while a source is read."""
+    return os.path.realpath(folder)
 
 
 def _locate_url(root: Path | str, video: str, options: SourceOptions) -> tuple[str, tuple[str, str] | None]:
