@@ -12,10 +12,11 @@ import json
 import os
 import socket
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from f2f.engine.errors import UsageError
 from f2f.engine.files import machine_errors
@@ -139,12 +140,23 @@ def _read_live(path: Path) -> Claim | None:
     try:
         if _try_lock(handle, fcntl.LOCK_SH):
             return None
-        entry = json.loads(path.read_bytes())
+        return _claim(json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise UsageError(
+            f"{path} is held by a live process, but is no claim ({type(error).__name__}: {error}); stop that process "
+            "and run again"
+        ) from error
     finally:
         os.close(handle)
-    return Claim(**{**entry, "shards": tuple(entry["shards"])})
+
+
+def _claim(entry: Mapping[str, Any]) -> Claim:
+    started = float(entry["started_seconds"])
+    time.localtime(started)  # can be told
+    shards = tuple(int(shard) for shard in entry["shards"])
+    return Claim(str(entry["host"]), int(entry["pid"]), started, shards, int(entry["inputs"]))
 
 
 def _remove_dead(out: Path) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from f2f.engine.errors import UsageError
 from f2f.engine.options import SourceOptions
@@ -257,7 +258,11 @@ def _need_columns(path: Path, found: Sequence[str], wanted: tuple[str, str]) -> 
 def _csv_records(path: Path, wanted: tuple[str, str]) -> Iterator[Mapping[str, object] | str]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         reader = csv.DictReader(stream, strict=True)
-        _need_columns(path, list(reader.fieldnames or []), wanted)
+        try:
+            columns = list(reader.fieldnames or [])
+        except csv.Error as error:
+            raise UsageError(f"manifest {path} has a first line that is not CSV ({error}); write it anew") from error
+        _need_columns(path, columns, wanted)
         while True:
             line = reader.reader.line_num + 1
             try:
@@ -284,11 +289,25 @@ def _parquet_records(path: Path, wanted: tuple[str, str]) -> Iterator[Mapping[st
 
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
+        columns = table.column_names
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise UsageError(f"manifest {path} is not a Parquet file ({error}); write it anew") from error
-    _need_columns(path, table.column_names, wanted)
+    _need_columns(path, columns, wanted)
     for batch in table.to_batches():
+        yield from _parquet_rows(batch)
+
+
+def _parquet_rows(batch: Any) -> Iterator[Mapping[str, object] | str]:
+    """The rows of an Arrow table or batch; one that holds what Python cannot take costs itself alone."""
+    try:
         yield from batch.to_pylist()
+    except (ValueError, OverflowError) as error:  # text that is not UTF-8, dates beyond the calendar
+        if batch.num_rows == 1:
+            yield f"cannot be read ({error})"
+            return
+        half = batch.num_rows // 2
+        yield from _parquet_rows(batch.slice(0, half))
+        yield from _parquet_rows(batch.slice(half))
 
 
 def _refuse_equal_ids(rows: Sequence[InputRow]) -> None:

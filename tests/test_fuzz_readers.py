@@ -1,0 +1,88 @@
+"""The readers of manifests, tars and records on damaged bytes; `make fuzz-readers` does so for hours."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # scripts that import their neighbours
+
+from fuzz_readers import TARGETS, seeds
+
+from f2f.engine.claims import live_claims
+from f2f.engine.errors import UsageError
+from f2f.engine.options import SourceOptions
+from f2f.engine.source import read_source
+
+SEEDS = seeds()
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
+    """A few bytes changed, a piece taken out or put in elsewhere, an end cut off."""
+    data = bytearray(whole)
+    for _ in range(draw(st.integers(1, 4))):
+        place, length = draw(st.integers(0, len(data))), draw(st.integers(0, 8))
+        kind = draw(st.sampled_from(["change", "cut", "copy", "end"]))
+        if kind == "change":
+            data[place : place + length] = draw(st.binary(min_size=length, max_size=length))
+        elif kind == "cut":
+            del data[place : place + length]
+        elif kind == "copy":
+            start = draw(st.integers(0, len(data)))
+            data[place:place] = data[start : start + length]
+        else:
+            del data[max(place, len(data) // 2) :]
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_well_formed_inputs_are_read(name: str, tmp_path: Path) -> None:
+    for data in SEEDS[name]:
+        TARGETS[name](data, tmp_path)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_inputs_raise_nothing_but_our_errors(name: str, tmp_path: Path, data: st.DataObject) -> None:
+    whole = data.draw(st.sampled_from(SEEDS[name]))
+    TARGETS[name](data.draw(st.one_of(damaged(whole), st.binary(max_size=64))), tmp_path)
+
+
+def test_a_csv_whose_first_line_is_broken(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_bytes(b'video,query,"x\na.mp4,red\n')
+    with pytest.raises(UsageError, match=r"first line that is not CSV .*write it anew"):
+        read_source(str(tmp_path / "m.csv"), SourceOptions())
+
+
+def test_a_parquet_row_that_is_not_text(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    offsets = pa.py_buffer(b"\0\0\0\0\5\0\0\0\x0a\0\0\0\x0f\0\0\0")
+    videos = pa.Array.from_buffers(pa.string(), 3, [None, offsets, pa.py_buffer(b"a.mp4\xff.mp4c.mp4")])
+    pq.write_table(pa.table({"video": videos, "query": ["red"] * 3}), tmp_path / "m.parquet")
+    rows = read_source(str(tmp_path / "m.parquet"), SourceOptions())
+    assert [row.video for row in rows] == ["a.mp4", "", "c.mp4"]
+    assert rows[1].problem is not None
+    assert rows[1].problem[0] == "bad_row"
+    assert "cannot be read" in rows[1].problem[1]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"shards": [0]}', b"\xff"])
+def test_a_claim_that_cannot_be_read(content: bytes, tmp_path: Path) -> None:
+    import fcntl
+
+    path = tmp_path / ".locks" / "host-1-1.json"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert live_claims(tmp_path) == [], "nobody holds it"
+    with path.open("rb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="is held by a live process, but is no claim"):
+            live_claims(tmp_path)
