@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
+from f2f.engine import parts
 from f2f.engine.aggregate import aggregate
 from f2f.engine.background import decide_background, doubt_background
 from f2f.engine.cam import Activation, MultiScaleCams, activate, activate_softly
@@ -30,7 +31,7 @@ from f2f.engine.run import Run
 from f2f.engine.source import printable
 from f2f.engine.stage import StageClock
 from f2f.engine.staging import Stager
-from f2f.engine.types import Frame, LabelledWindow, VideoEnd, Window
+from f2f.engine.types import End, Frame, LabelledWindow, VideoEnd, Window
 from f2f.engine.window import find_windows
 from f2f.engine.write import ShardWriter, write
 
@@ -87,7 +88,10 @@ def run_shards(
     try:
         _refuse_unusable(rows, run, known, writer, progress)
         usable = [(number, run.rows[number]) for number in rows if number in known and not run.rows[number].problem]
-        with DecodePool(options.decode, progress.clock) as pool, Stager(options.fetch) as stager:
+        with (
+            DecodePool(options.decode, progress.clock, writer.parts.begun) as pool,
+            Stager(options.fetch) as stager,
+        ):
             frames = _counted(stager.frames(pool, usable), progress, on_progress)
             with closing(_stages(frames, pool, known, job.networks, options, writer, progress.clock)) as records:
                 for record in records:
@@ -118,25 +122,27 @@ def _stages(
         scored = without_scores(frames)
     else:
         scored = classify(frames, networks.classifier, options.classify, clock, wanted)
-    found = find_windows(scored, queries, networks.tau, options.window, pool.cancel, wanted.enough_of_shot)
+    told = pool.cancel, wanted.enough_of_shot
+    begun = writer.parts.ends
+    found = find_windows(scored, queries, networks.tau, options.window, *told, parts.PART_SECONDS, begun)
     windows = prefetch(found, "classify", "cam", clock, stop=pool.stop)
     cams = MultiScaleCams(networks.classifier, options.cam.scales)
     if options.aggregation.rule == "f2f":
         labelled = _by_evidence(windows, cams, networks, options, writer, clock)
     else:
         labelled = _by_the_paper(windows, cams, networks, options, writer, clock)
-    good = keep_good(labelled, queries, options.aggregation.min_quality)
+    good = keep_good(labelled, queries, options.aggregation.min_quality, begun)
     yield from write(prefetch(good, "aggregate", "write", clock), writer, clock)
 
 
 def _by_the_paper(
-    windows: Iterator[Window | VideoEnd],
+    windows: Iterator[Window | End],
     cams: MultiScaleCams,
     networks: Networks,
     options: LabelOptions,
     writer: ShardWriter,
     clock: StageClock,
-) -> Iterator[LabelledWindow | VideoEnd]:
+) -> Iterator[LabelledWindow | End]:
     """cam -> flow -> aggregate -> background."""
     active = prefetch(activate(windows, Activation(cams, networks.theta_f), clock), "cam", "flow", clock)
     moving = follow(active, networks.flow, options.motion, clock)
@@ -147,13 +153,13 @@ def _by_the_paper(
 
 
 def _by_evidence(
-    windows: Iterator[Window | VideoEnd],
+    windows: Iterator[Window | End],
     cams: MultiScaleCams,
     networks: Networks,
     options: LabelOptions,
     writer: ShardWriter,
     clock: StageClock,
-) -> Iterator[LabelledWindow | VideoEnd]:
+) -> Iterator[LabelledWindow | End]:
     """cam -> flow, both ways -> aggregate -> refine, and background where asked."""
     soft = prefetch(activate_softly(windows, cams, clock), "cam", "flow", clock)
     moving = follow_both_ways(soft, networks.flow, options.motion, clock)

@@ -149,6 +149,52 @@ class VideoEnd:
 
 
 @dataclass(frozen=True)
+class ScanState:
+    """How far the search for windows is in a video, at a moment when it holds none of its frames."""
+
+    frames_sampled: int
+    """sampled frames that are behind it"""
+    pts_seconds: float
+    """time stamp of the frame it goes on with"""
+    shot: int = -1
+    """of that frame, where the search has come to it; -1: none"""
+    kept_in_shot: int = 0
+    """windows kept of this shot"""
+    run_classes: tuple[int, ...] = ()
+    """label set of the run that goes on; none where no run does"""
+    run_length: int = 0
+    """frames of this run so far"""
+    with_query: int = 0
+    """frames whose label set contains the query"""
+    longest_run: int = 0
+    blank: int = 0
+    """frames of one brightness"""
+    found: int = 0
+    """windows kept"""
+
+
+@dataclass(frozen=True)
+class PartEnd:
+    """Follows the last item of a part of a video through the stages that come after the search for windows.
+
+    What comes of the video up to here is complete, and what comes after it needs none of the frames up to here.
+    """
+
+    video: int
+    scan: ScanState
+    report: DecodeReport
+    """what decoding had seen of the video up to the frame that comes next"""
+    left_out: int = 0
+    """masks up to here that are not written because their quality is too low"""
+    best_left_out: float = 0.0
+    """the highest quality among these"""
+
+
+End = VideoEnd | PartEnd
+"""what comes between the windows of videos"""
+
+
+@dataclass(frozen=True)
 class Window:
     """K consecutive sampled frames of one shot with one label set that contains the query (paper §3.2)."""
 

@@ -18,7 +18,7 @@ from f2f.engine.classify import Classifier, Wanted, classify
 from f2f.engine.options import ClassifyOptions, WindowOptions
 from f2f.engine.runtimes.network import NetworkInfo
 from f2f.engine.stage import StageClock
-from f2f.engine.types import Frame, ScoredFrame, VideoEnd, Window
+from f2f.engine.types import End, Frame, PartEnd, ScoredFrame, VideoEnd, Window
 from f2f.engine.window import find_windows
 
 
@@ -44,7 +44,7 @@ def frame(video: int, number: int, red: int, shot: int = 0) -> Frame:
 
 def windows_of(
     items: Sequence[Frame | VideoEnd], options: WindowOptions, batch_frames: int, leave_out: bool
-) -> tuple[list[Window | VideoEnd], int]:
+) -> tuple[list[Window | End], int]:
     """Windows and ends, and how many frames the network saw."""
     network, wanted = Counting(), Wanted()
     scored = classify(
@@ -55,13 +55,14 @@ def windows_of(
     return list(find_windows(scored, known, 0.5, options, lambda _: None, *told)), network.frames
 
 
-def facts(found: Sequence[Window | VideoEnd]) -> list[str]:
+def facts(found: Sequence[Window | End]) -> list[str]:
     """What of windows and ends decides results."""
     return sorted(
         str((one.video, one.number, [f.pts_seconds for f in one.frames], one.classes, one.scores))
         if isinstance(one, Window)
         else str((one.video, one.failure, one.note))
         for one in found
+        if not isinstance(one, PartEnd)
     )
 
 

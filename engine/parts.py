@@ -1,0 +1,195 @@
+"""Parts: what is done of a long video, so that a run that dies goes on inside it.
+
+Where a part of a video ends (`PartEnd`), what it gave is sealed into a record beside the staged files:
+
+OUT/.staging/000000/<file prefix>.part-0000.json    masks of the part, digests of their staged files, how to go on
+
+The records of a video follow each other; those that are whole, up to the first that is not, stand for what need not be
+done again. They go when their shard is committed. Nothing is taken on trust: what belongs to another run, to a video
+that changed, or to a file that is not as it was written, is done anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from f2f.engine.decode import fingerprint
+from f2f.engine.errors import VideoError
+from f2f.engine.files import check_seal, digest, sealed, write_aside
+from f2f.engine.layout import Layout
+from f2f.engine.records import MaskRecord, file_prefix, from_entry, to_json
+from f2f.engine.run import Run
+from f2f.engine.types import DecodeReport, InputRow, PartEnd, ScanState
+
+PART_SECONDS = 60.0
+"""the least length of a part, in time of the video: about what a kill costs of it"""
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """A part of a video that is done."""
+
+    run: str
+    """sha256 of what decides the run's results"""
+    input: tuple[str, str, str]
+    """id, video and query"""
+    number: int
+    """counts the parts of a video from 0"""
+    end: PartEnd
+    masks: tuple[MaskRecord, ...]
+    """of this part alone"""
+    files: dict[str, str]
+    """sha256 of their staged files by name"""
+
+    @property
+    def fingerprint(self) -> tuple[int, int]:
+        """Size and time of the video's file."""
+        return self.end.report.file_bytes, self.end.report.modified_ns
+
+
+class Parts:
+    """The parts of videos of open shards.
+
+    What earlier runs did is dropped by the thread that decodes, right before a video is opened that is another file
+    now; all else is called by the thread that writes.
+    """
+
+    def __init__(self, run: Run, shards: Collection[int]) -> None:
+        """Find what earlier runs did of videos of `shards`, which are claimed, and remove what else they staged."""
+        self._layout, self._run = run.layout, run
+        self._sha256 = decisive_sha256(run.pinned)
+        self._parts: dict[int, list[PartRecord]] = {}
+        self._shard_of = {row: shard for shard in shards for row in run.pending_rows(shard)}
+        for shard in shards:
+            found = read_parts(self._layout, run.pinned, shard)
+            self._parts.update({row: parts for row, parts in found.items() if row in self._shard_of})
+            self.clear(shard)
+        self.ends = {video: parts[-1].end for video, parts in self._parts.items()}
+        """video -> the end of what earlier runs did of it"""
+
+    def begun(self, video: int, row: InputRow) -> PartEnd | None:
+        """The end of what earlier runs did of a video that is about to be opened; None where that does not fit it."""
+        if video not in self.ends:
+            return None
+        try:
+            size, modified_ns = fingerprint(row.location)
+        except VideoError:
+            modified_ns = 0
+        # Without a time a change would not be seen.
+        if not modified_ns or (row.span[1] if row.span else size, modified_ns) != self._parts[video][-1].fingerprint:
+            self.forget(video)
+        return self.ends.get(video)
+
+    def masks(self, video: int) -> list[MaskRecord]:
+        """The masks of a video's parts."""
+        return [mask for part in self._parts.get(video, ()) for mask in part.masks]
+
+    def add(self, end: PartEnd, masks: Sequence[MaskRecord], files: Mapping[str, str]) -> None:
+        """Keep one more part: what is new in all `masks` of the video so far; `files` are the digests of its files.
+
+        Raises:
+            MachineError: the disk does not take it.
+        """
+        row = self._run.rows[end.video]
+        parts = self._parts.setdefault(end.video, [])
+        new = tuple(masks[len(self.masks(end.video)) :])
+        part = PartRecord(self._sha256, (row.id, row.video, row.query), len(parts), end, new, dict(files))
+        path = self._layout.staging(self._shard_of[end.video]) / _name(row.id, part.number)
+        write_aside(path, sealed(to_json(part)))
+        parts.append(part)
+
+    def forget(self, video: int) -> None:
+        """A video's parts do not count any more."""
+        self.ends.pop(video, None)
+        folder = self._layout.staging(self._shard_of[video])
+        for name in _names(self._parts.pop(video, [])):
+            with suppress(OSError):  # it goes with its shard, at the latest
+                (folder / name).unlink(missing_ok=True)
+
+    def clear(self, shard: int) -> None:
+        """Remove what is staged of a shard, but for the parts of its videos."""
+        self._layout.clear_staging(shard, _names(self._of(shard)))
+
+    def close(self, shard: int) -> None:
+        """The shard is committed: its parts are of no use any more."""
+        for row in self._run.shard_rows(shard):
+            self._parts.pop(row, None)
+
+    def _of(self, shard: int) -> Iterable[PartRecord]:
+        return (part for row in self._run.shard_rows(shard) for part in self._parts.get(row, ()))
+
+
+def read_parts(layout: Layout, pinned: Mapping[str, Any], shard: int) -> dict[int, list[PartRecord]]:
+    """The whole parts of a shard's videos, by number of the input, in order."""
+    if shard >= len(pinned["shards"]) or not layout.staging(shard).is_dir():
+        return {}
+    sha256, found = decisive_sha256(pinned), {}
+    for row in range(*pinned["shards"][shard]):
+        parts: list[PartRecord] = []
+        while (part := _read(layout, shard, pinned["inputs"][row], len(parts), sha256)) and _follows(part, parts):
+            parts.append(part)
+        if parts:
+            found[row] = parts
+    return found
+
+
+def kept_names(layout: Layout, pinned: Mapping[str, Any], shard: int) -> set[str]:
+    """Names of the staged files that go on to count: the whole parts of a shard's videos, and their masks' files."""
+    return _names(part for parts in read_parts(layout, pinned, shard).values() for part in parts)
+
+
+def decisive_sha256(pinned: Mapping[str, Any]) -> str:
+    """Digest of what decides a run's results, beside its inputs."""
+    decisive = {name: value for name, value in pinned.items() if name not in {"given", "shards", "inputs"}}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def _read(layout: Layout, shard: int, input_: Sequence[str], number: int, sha256: str) -> PartRecord | None:
+    """A part as it was written, with all of its files; None where there is none."""
+    folder = layout.staging(shard)
+    try:
+        data = (folder / _name(input_[0], number)).read_bytes()
+        check_seal(data)
+        entry = json.loads(data.decode("utf-8"))
+        part = _from_entry(**entry)
+        is_ours = (part.run, part.input, part.number) == (sha256, tuple(input_), number)
+        named = {name for mask in part.masks for name in layout.staged_names(mask.id)}
+        if not is_ours or named != part.files.keys():
+            return None
+        return part if all(digest(folder / name) == written for name, written in part.files.items()) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # it is done anew
+
+
+def _from_entry(
+    run: str,
+    input: Sequence[str],  # noqa: A002 - the entries of the file
+    number: int,
+    end: Mapping[str, Any],
+    masks: Sequence[Mapping[str, Any]],
+    files: Mapping[str, str],
+    sha256: str,
+) -> PartRecord:
+    """The record that the entries of its file make; `sha256`, the seal, was checked on the bytes."""
+    scan, report = from_entry(ScanState, end["scan"]), from_entry(DecodeReport, end["report"])
+    part_end = PartEnd(**{**end, "scan": scan, "report": report})
+    made = tuple(from_entry(MaskRecord, mask) for mask in masks)
+    id_, video, query = input
+    return PartRecord(run, (id_, video, query), number, part_end, made, dict(files))
+
+
+def _follows(part: PartRecord, before: Sequence[PartRecord]) -> bool:
+    return not before or part.fingerprint == before[-1].fingerprint
+
+
+def _name(input_id: str, number: int) -> str:
+    return f"{file_prefix(input_id)}.part-{number:04d}.json"
+
+
+def _names(parts: Iterable[PartRecord]) -> set[str]:
+    return {name for part in parts for name in (_name(part.input[0], part.number), *part.files)}
