@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 from f2f.engine.decode import fingerprint
@@ -51,6 +53,11 @@ class PartRecord:
         """Size and time of the video's file."""
         return self.end.report.file_bytes, self.end.report.modified_ns
 
+    @property
+    def seconds(self) -> float:
+        """Time of the video up to the part's end."""
+        return self.end.scan.pts_seconds - self.end.report.start_seconds
+
 
 class Parts:
     """The parts of videos of open shards.
@@ -69,7 +76,7 @@ class Parts:
             found = read_parts(self._layout, run.pinned, shard)
             self._parts.update({row: parts for row, parts in found.items() if row in self._shard_of})
             self.clear(shard)
-        self.ends = {video: parts[-1].end for video, parts in self._parts.items()}
+        self.ends = {video: replace(parts[-1].end, video=video) for video, parts in self._parts.items()}
         """video -> the end of what earlier runs did of it"""
 
     def begun(self, video: int, row: InputRow) -> PartEnd | None:
@@ -124,18 +131,19 @@ class Parts:
         return (part for row in self._run.shard_rows(shard) for part in self._parts.get(row, ()))
 
 
-def read_parts(layout: Layout, pinned: Mapping[str, Any], shard: int) -> dict[int, list[PartRecord]]:
-    """The whole parts of a shard's videos, by number of the input, in order."""
+def read_parts(
+    layout: Layout, pinned: Mapping[str, Any], shard: int, check_files: bool = True
+) -> dict[int, list[PartRecord]]:
+    """The whole parts of a shard's videos, by number of the input, in order.
+
+    A part without all files of its masks is not whole; `check_files` False: they are not looked at.
+    """
     if shard >= len(pinned["shards"]) or not layout.staging(shard).is_dir():
         return {}
-    sha256, found = decisive_sha256(pinned), {}
-    for row in range(*pinned["shards"][shard]):
-        parts: list[PartRecord] = []
-        while (part := _read(layout, shard, pinned["inputs"][row], len(parts), sha256)) and _follows(part, parts):
-            parts.append(part)
-        if parts:
-            found[row] = parts
-    return found
+    sha256 = decisive_sha256(pinned)
+    rows = range(*pinned["shards"][shard])
+    found = {row: list(_chain(layout, shard, sha256, tuple(pinned["inputs"][row]), check_files)) for row in rows}
+    return {row: parts for row, parts in found.items() if parts}
 
 
 def kept_names(layout: Layout, pinned: Mapping[str, Any], shard: int) -> set[str]:
@@ -149,21 +157,37 @@ def decisive_sha256(pinned: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-def _read(layout: Layout, shard: int, input_: Sequence[str], number: int, sha256: str) -> PartRecord | None:
-    """A part as it was written, with all of its files; None where there is none."""
-    folder = layout.staging(shard)
+def _chain(layout: Layout, shard: int, run: str, input_: tuple[str, ...], check_files: bool) -> Iterator[PartRecord]:
+    """The parts of a video up to the first that is not whole, or of another file."""
+    fingerprint = None
+    for number in count():
+        part = _read(layout.staging(shard) / _name(input_[0], number))
+        if part is None or (part.run, part.input, part.number) != (run, input_, number):
+            return
+        fingerprint = fingerprint or part.fingerprint
+        if part.fingerprint != fingerprint or (check_files and not _has_files(layout, shard, part)):
+            return
+        yield part
+
+
+def _read(path: Path) -> PartRecord | None:
+    """A part as it was written; None where there is none: it is done anew."""
     try:
-        data = (folder / _name(input_[0], number)).read_bytes()
+        data = path.read_bytes()
         check_seal(data)
-        entry = json.loads(data.decode("utf-8"))
-        part = _from_entry(**entry)
-        is_ours = (part.run, part.input, part.number) == (sha256, tuple(input_), number)
-        named = {name for mask in part.masks for name in layout.staged_names(mask.id)}
-        if not is_ours or named != part.files.keys():
-            return None
-        return part if all(digest(folder / name) == written for name, written in part.files.items()) else None
+        return _from_entry(**json.loads(data.decode("utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # it is done anew
+        return None
+
+
+def _has_files(layout: Layout, shard: int, part: PartRecord) -> bool:
+    """Whether all files of a part's masks are as they were written."""
+    if part.files.keys() != {name for mask in part.masks for name in layout.staged_names(mask.id)}:
+        return False
+    try:
+        return all(digest(layout.staging(shard) / name) == written for name, written in part.files.items())
+    except OSError:
+        return False
 
 
 def _from_entry(
@@ -181,10 +205,6 @@ def _from_entry(
     made = tuple(from_entry(MaskRecord, mask) for mask in masks)
     id_, video, query = input
     return PartRecord(run, (id_, video, query), number, part_end, made, dict(files))
-
-
-def _follows(part: PartRecord, before: Sequence[PartRecord]) -> bool:
-    return not before or part.fingerprint == before[-1].fingerprint
 
 
 def _name(input_id: str, number: int) -> str:
