@@ -24,7 +24,7 @@ from f2f.engine.decode import fingerprint
 from f2f.engine.errors import VideoError
 from f2f.engine.files import check_seal, digest, sealed, write_aside
 from f2f.engine.layout import Layout
-from f2f.engine.records import MaskRecord, file_prefix, from_entry, to_json
+from f2f.engine.records import MaskRecord, VideoRecord, file_prefix, from_entry, to_json
 from f2f.engine.run import Run
 from f2f.engine.types import DecodeReport, InputRow, PartEnd, ScanState
 
@@ -47,6 +47,8 @@ class PartRecord:
     """of this part alone"""
     files: dict[str, str]
     """sha256 of their staged files by name"""
+    video: VideoRecord | None = None
+    """what became of the video, in its last part"""
 
     @property
     def fingerprint(self) -> tuple[int, int]:
@@ -72,23 +74,19 @@ class Parts:
         self._sha256 = decisive_sha256(run.pinned)
         self._parts: dict[int, list[PartRecord]] = {}
         self._shard_of = {row: shard for shard in shards for row in run.pending_rows(shard)}
+        self.finished: dict[int, VideoRecord] = {}
+        """video -> what became of it: it need not be opened again"""
         for shard in shards:
             found = read_parts(self._layout, run.pinned, shard)
             self._parts.update({row: parts for row, parts in found.items() if row in self._shard_of})
+            self._finish(found.keys() & self._shard_of.keys())
             self.clear(shard)
         self.ends = {video: replace(parts[-1].end, video=video) for video, parts in self._parts.items()}
         """video -> the end of what earlier runs did of it"""
 
     def begun(self, video: int, row: InputRow) -> PartEnd | None:
         """The end of what earlier runs did of a video that is about to be opened; None where that does not fit it."""
-        if video not in self.ends:
-            return None
-        try:
-            size, modified_ns = fingerprint(row.location)
-        except VideoError:
-            modified_ns = 0
-        # Without a time a change would not be seen.
-        if not modified_ns or (row.span[1] if row.span else size, modified_ns) != self._parts[video][-1].fingerprint:
+        if video in self.ends and not _is_of(self._parts[video][-1], row):
             self.forget(video)
         return self.ends.get(video)
 
@@ -96,8 +94,16 @@ class Parts:
         """The masks of a video's parts."""
         return [mask for part in self._parts.get(video, ()) for mask in part.masks]
 
-    def add(self, end: PartEnd, masks: Sequence[MaskRecord], files: Mapping[str, str]) -> None:
+    def add(
+        self,
+        end: PartEnd,
+        masks: Sequence[MaskRecord],
+        files: Mapping[str, str],
+        video: VideoRecord | None = None,
+    ) -> None:
         """Keep one more part: what is new in all `masks` of the video so far; `files` are the digests of its files.
+
+        `video` is what became of the video, where this is its last part.
 
         Raises:
             MachineError: the disk does not take it.
@@ -105,7 +111,7 @@ class Parts:
         row = self._run.rows[end.video]
         parts = self._parts.setdefault(end.video, [])
         new = tuple(masks[len(self.masks(end.video)) :])
-        part = PartRecord(self._sha256, (row.id, row.video, row.query), len(parts), end, new, dict(files))
+        part = PartRecord(self._sha256, (row.id, row.video, row.query), len(parts), end, new, dict(files), video)
         path = self._layout.staging(self._shard_of[end.video]) / _name(row.id, part.number)
         write_aside(path, sealed(to_json(part)))
         parts.append(part)
@@ -126,6 +132,21 @@ class Parts:
         """The shard is committed: its parts are of no use any more."""
         for row in self._run.shard_rows(shard):
             self._parts.pop(row, None)
+
+    def has_some(self, video: int) -> bool:
+        """Whether a part of a video is done."""
+        return video in self._parts
+
+    def _finish(self, videos: Collection[int]) -> None:
+        """Note what became of those whose last part is there and whose file is here, as it was."""
+        for video in videos:
+            last = self._parts[video][-1]
+            if last.video is not None and _is_of(last, self._run.rows[video]):
+                self.finished[video] = last.video
+            elif last.video is not None:  # what comes before it may do, once the file is fetched
+                self._parts[video].pop()
+            if not self._parts[video]:
+                del self._parts[video]
 
     def _of(self, shard: int) -> Iterable[PartRecord]:
         return (part for row in self._run.shard_rows(shard) for part in self._parts.get(row, ()))
@@ -190,6 +211,18 @@ def _has_files(layout: Layout, shard: int, part: PartRecord) -> bool:
         return False
 
 
+def _is_of(part: PartRecord, row: InputRow) -> bool:
+    """Whether a part is of the file that lies at a row's location now."""
+    if row.problem:
+        return False
+    try:
+        size, modified_ns = fingerprint(row.location)
+    except VideoError:
+        return False
+    # Without a time a change would not be seen.
+    return modified_ns > 0 and part.fingerprint == (row.span[1] if row.span else size, modified_ns)
+
+
 def _from_entry(
     run: str,
     input: Sequence[str],  # noqa: A002 - the entries of the file
@@ -197,14 +230,16 @@ def _from_entry(
     end: Mapping[str, Any],
     masks: Sequence[Mapping[str, Any]],
     files: Mapping[str, str],
+    video: Mapping[str, Any] | None,
     sha256: str,
 ) -> PartRecord:
     """The record that the entries of its file make; `sha256`, the seal, was checked on the bytes."""
+    record = None if video is None else from_entry(VideoRecord, video)
     scan, report = from_entry(ScanState, end["scan"]), from_entry(DecodeReport, end["report"])
     part_end = PartEnd(**{**end, "scan": scan, "report": report})
     made = tuple(from_entry(MaskRecord, mask) for mask in masks)
-    id_, video, query = input
-    return PartRecord(run, (id_, video, query), number, part_end, made, dict(files))
+    id_, place, query = input
+    return PartRecord(run, (id_, place, query), number, part_end, made, dict(files), record)
 
 
 def _name(input_id: str, number: int) -> str:

@@ -87,7 +87,11 @@ def run_shards(
     writer = ShardWriter(run, known, lambda _: _count_commit(progress), shards)
     try:
         _refuse_unusable(rows, run, known, writer, progress)
-        usable = [(number, run.rows[number]) for number in rows if number in known and not run.rows[number].problem]
+        finished = set(writer.parts.finished)
+        for settled in writer.settle_finished():
+            _count(settled, progress)
+        left = [number for number in rows if number in known and number not in finished]
+        usable = [(number, run.rows[number]) for number in left if not run.rows[number].problem]
         with (
             DecodePool(options.decode, progress.clock, writer.parts.begun) as pool,
             Stager(options.fetch) as stager,

@@ -28,7 +28,7 @@ from f2f.engine.records import (
 )
 from f2f.engine.run import Run
 from f2f.engine.stage import StageClock
-from f2f.engine.types import BACKGROUND, IGNORE, End, ImageArray, LabelledWindow, PartEnd, VideoEnd, Window
+from f2f.engine.types import BACKGROUND, IGNORE, End, ImageArray, LabelledWindow, PartEnd, ScanState, VideoEnd, Window
 
 _JPEG_QUALITY = 95
 
@@ -147,7 +147,18 @@ class ShardWriter:
         if end.failure:
             self._drop_masks(end.video)
         masks = self._masks_of(end.video)
-        return self._note(end.video, video_record(self._run.rows[end.video], end, len(masks)))
+        record = video_record(self._run.rows[end.video], end, len(masks))
+        if not end.failure and self.parts.has_some(end.video):  # other videos may keep its shard open for long
+            scan = ScanState(end.report.frames_sampled, end.report.last_seconds)
+            staged = self._shard(end.video).staged.pop(end.video, {})
+            self.parts.add(PartEnd(end.video, scan, end.report), masks, staged, record)
+        return self._note(end.video, record)
+
+    def settle_finished(self) -> Iterator[VideoRecord]:
+        """Note what became of the videos that an earlier run finished, in shards that it did not."""
+        for video, record in sorted(self.parts.finished.items()):
+            self._masks_of(video)
+            yield self._note(video, record)
 
     def refuse(self, video: int, status: Status, reason: str, detail: str) -> VideoRecord:
         """Note an input that is never opened: `failed`, or `skipped` where nothing is wrong with it."""

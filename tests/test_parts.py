@@ -28,7 +28,18 @@ from f2f.engine.pixels import picture, picture_hw
 from f2f.engine.records import from_entry
 from f2f.engine.retry import Choice, retry
 from f2f.engine.stage import StageClock, per_batch
-from f2f.engine.types import DecodeReport, End, Frame, ImageArray, PartEnd, ScanState, ScoredFrame, VideoEnd, Window
+from f2f.engine.types import (
+    DecodeReport,
+    End,
+    Frame,
+    ImageArray,
+    InputRow,
+    PartEnd,
+    ScanState,
+    ScoredFrame,
+    VideoEnd,
+    Window,
+)
 from f2f.engine.verify import repair, verify
 from f2f.engine.window import find_windows
 
@@ -187,12 +198,44 @@ def test_a_worker_goes_on_too(videos: Path, tmp_path: Path, networks: TinyNetwor
     assert contents(options.out) == contents(tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("short_parts")
+@pytest.mark.parametrize("touched", [False, True], ids=["as it was", "touched"])
+def test_a_finished_video_is_not_opened_again_whatever_became_of_its_shard(
+    videos: Path, tmp_path: Path, networks: TinyNetworks, monkeypatch: pytest.MonkeyPatch, touched: bool
+) -> None:
+    source = Path(shutil.copytree(videos, tmp_path / "videos"))
+    write_video(source / "blue" / "0.mp4", shots("blue", "red", "blue"))
+    options = BASE.options(source, tmp_path / "out", networks)
+    label(replace(options, out=tmp_path / "whole"))
+
+    def on_progress(progress: Progress) -> None:
+        if progress.settled:
+            raise StopHereError
+
+    with pytest.raises(StopHereError):
+        label(options, on_progress)
+    if touched:
+        (source / "blue" / "0.mp4").touch()
+    opened, begun = [], parts.Parts.begun
+
+    def watched(self: parts.Parts, video: int, row: InputRow) -> PartEnd | None:
+        opened.append(row.id)
+        return begun(self, video, row)
+
+    monkeypatch.setattr(parts.Parts, "begun", watched)
+    label(options)
+    assert ("blue/0.mp4" in opened) == touched
+    if not touched:
+        assert contents(options.out) == contents(tmp_path / "whole")
+    assert verify(options.out).problems == ()
+
+
 # ---- what does not fit
 
 
 @pytest.fixture(scope="module")
 def stopped(videos: Path, tmp_path_factory: pytest.TempPathFactory, networks: TinyNetworks) -> tuple[Path, int]:
-    """A folder of videos, of a run that ended behind three parts, and of a whole run; how many frames that looked at."""
+    """A folder of videos, a run that ended behind three parts, and a whole one; how many frames that looked at."""
     folder = tmp_path_factory.mktemp("stopped")
     options = BASE.options(Path(shutil.copytree(videos, folder / "videos")), folder / "out", networks)
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -364,9 +407,9 @@ def search(
     part_seconds: float,
     *begun: PartEnd,
 ) -> list[Window | End]:
-    items = iter([*frames, VideoEnd(5, DecodeReport(frames_sampled=total))])
+    items: list[ScoredFrame | VideoEnd] = [*frames, VideoEnd(5, DecodeReport(frames_sampled=total))]
     ends = {part.video: part for part in begun}
-    return list(find_windows(items, {5: QUERY}, tau, options, lambda _: None, lambda *_: None, part_seconds, ends))
+    return list(find_windows(iter(items), {5: QUERY}, tau, options, lambda _: None, lambda *_: None, part_seconds, ends))
 
 
 @settings(max_examples=300, deadline=None)
@@ -442,7 +485,7 @@ def test_a_part_of_which_a_window_failed_is_none() -> None:
             raise VideoError("network_failed", "")
         return together
 
-    items = [window(0, 0), window(1, 0), part(0, 1), window(0, 1), window(1, 1), part(0, 2), part(1, 2), window(1, 2)]
+    items: list[Window | End] = [window(0, 0), window(1, 0), part(0, 1), window(0, 1), window(1, 1), part(0, 2), part(1, 2), window(1, 2)]
     for most in (1, 2, 8):
         out = list(per_batch("cam", work, iter([*items, VideoEnd(0), VideoEnd(1)]), most, StageClock()))
         *before, first, second = out
