@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from f2f.engine.classify import Classifier, classify
-from f2f.engine.options import ClassifyOptions, DecodeOptions, RuntimeOptions, SourceOptions
+from f2f.engine.options import DecodeOptions, RuntimeOptions, SourceOptions
 from f2f.engine.pool import DecodePool
 from f2f.engine.source import read_source
 from f2f.engine.stage import StageClock
@@ -63,7 +63,7 @@ def _scored(crawl: Path, threads: int) -> Iterator[dict[str, Any]]:
     rows = dict(enumerate(read_source(str(crawl / "manifest.csv"), SourceOptions())))
     with DecodePool(DecodeOptions(decoders=1)) as pool:
         frames = pool.frames(list(rows.items()))
-        for item in classify(frames, classifier, ClassifyOptions(), StageClock()):
+        for item in classify(frames, classifier, 8, StageClock()):
             if not isinstance(item, VideoEnd):
                 yield _row(item, rows[item.frame.video], crawl / "truth", classifier.info.classes)
 

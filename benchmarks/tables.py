@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from engine_table import engine_table
 from record import read_rows
 from study_table import filter_table, frames_table, study_table
 
@@ -182,6 +183,7 @@ def _ms(row: dict[str, str]) -> str:
 
 _MADE: dict[str, Callable[[], list[dict[str, str]]]] = {
     **{name: partial(lambda name: condensed(name, read_rows(name)), name) for name in _HEADLINES},
+    "engine": lambda: engine_table(read_rows("engine"), read_rows("engine_ceiling")),
     "flow": lambda: flow_methods(read_rows("flow")),
     "quality_score": quality_scores,
     "study": lambda: study_table(read_rows("study")),

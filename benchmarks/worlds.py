@@ -110,7 +110,9 @@ def _windows(
     with DecodePool(run.decode) as pool:
         frames = pool.frames([(number, rows[number]) for number in known if not rows[number].problem])
         trusted = networks.tau is None
-        scored = without_scores(frames) if trusted else classify(frames, networks.classifier, run.classify, clock)
+        scored = (
+            without_scores(frames) if trusted else classify(frames, networks.classifier, run.batch_frame_count, clock)
+        )
         windows = find_windows(scored, known, networks.tau, run.window, enough=pool.cancel)
         soft = activate_softly(windows, MultiScaleCams(networks.classifier, run.cam.scales), clock)
         for item in follow_both_ways(soft, networks.flow, run.motion, clock):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from f2f.engine.errors import NetworkError, VideoError
-from f2f.engine.options import ClassifyOptions, RuntimeOptions
+from f2f.engine.options import RuntimeOptions
 from f2f.engine.resize import fit_multiple
 from f2f.engine.runtimes.network import Network
 from f2f.engine.runtimes.open import open_network
@@ -53,9 +54,9 @@ def to_tensor(images: list[ImageArray]) -> Tensor:
 
 
 class Wanted:
-    """Which frames still matter: `find_windows` says which do not, `classify` asks.
+    """Which frames still matter: `find_windows` says which do not, `scout` and `classify` ask.
 
-    Both run in one thread, a frame at a time, so what a frame is dropped for never depends on its batch.
+    All run in one thread, a frame at a time, so what a frame is dropped for never depends on its batch.
     """
 
     def __init__(self) -> None:
@@ -74,62 +75,58 @@ class Wanted:
         self._enough.pop(video, None)
 
 
+Look = ScoredFrame | VideoError
+"""a frame's scores, or why it has none"""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A frame that was looked at already."""
+
+    frame: Frame
+    look: Look
+
+
 def classify(
-    items: Iterator[Frame | VideoEnd],
+    items: Iterator[Frame | Probed | VideoEnd],
     classifier: Classifier,
-    options: ClassifyOptions,
+    batch_frames: int,
     clock: StageClock,
     wanted: Wanted | None = None,
 ) -> Iterator[ScoredFrame | VideoEnd]:
-    """Score every frame that is `wanted`; the frames of a video stay in order and before its end.
+    """Score every frame that is `wanted` and was not looked at; frames of a video stay in order, before its end.
 
-    Batches are always full: short ones are padded, so what shares a batch with a frame cannot change its scores.
+    The first frame that fails fails its video; those before it stay.
     """
-    batches = _Batches(classifier, options.batch_frames, clock, wanted or Wanted())
-    for item in items:
-        yield from batches.end(item) if isinstance(item, VideoEnd) else batches.add(item)
+    wanted = wanted or Wanted()
+    failed: dict[int, Failure] = {}
+    batches = Batches[Frame | Probed](classifier, batch_frames, clock, _unknown)
 
-
-class _Batches:
-    """Frames that wait for a full batch of their size."""
-
-    def __init__(self, classifier: Classifier, batch_frames: int, clock: StageClock, wanted: Wanted) -> None:
-        self._classifier, self._batch_frames, self._clock, self._wanted = classifier, batch_frames, clock, wanted
-        self._buckets: dict[tuple[int, int], list[Frame]] = {}
-        self._failed: dict[int, Failure] = {}
-
-    def add(self, frame: Frame) -> Iterator[ScoredFrame]:
-        if frame.video in self._failed or not self._wanted(frame):
-            return
-        for size_hw in self._waiting(frame.video):
-            if size_hw != frame.size_hw:  # the video changes its size: what came before goes first
-                yield from self._score(size_hw)
-        bucket = self._buckets.setdefault(frame.size_hw, [])
-        bucket.append(frame)
-        if len(bucket) == self._batch_frames:
-            yield from self._score(frame.size_hw)
-
-    def end(self, end: VideoEnd) -> Iterator[ScoredFrame | VideoEnd]:
-        for size_hw in self._waiting(end.video):
-            yield from self._score(size_hw)
-        failure = self._failed.pop(end.video, None)
-        self._wanted.forget(end.video)
-        yield end if end.failure or failure is None else replace(end, failure=failure)
-
-    def _waiting(self, video: int) -> list[tuple[int, int]]:
-        return [size for size, frames in self._buckets.items() if any(frame.video == video for frame in frames)]
-
-    def _score(self, size_hw: tuple[int, int]) -> Iterator[ScoredFrame]:
-        frames = self._buckets.pop(size_hw)
-        with self._clock.busy("classify"):
-            results = _looks(self._classifier, frames, self._batch_frames)
-        for frame, result in zip(frames, results, strict=True):
-            if frame.video in self._failed or not self._wanted(frame):  # those before it may have been enough
+    def settled(results: Sequence[tuple[Frame | Probed, Look | None]]) -> Iterator[ScoredFrame]:
+        for item, found in results:
+            frame, look = (item.frame, item.look) if isinstance(item, Probed) else (item, found)
+            if frame.video in failed or not wanted(frame):  # those before it may have been enough
                 continue
-            if isinstance(result, VideoError):
-                self._failed[frame.video] = Failure.of("classify", result)
+            if isinstance(look, VideoError):
+                failed[frame.video] = Failure.of("classify", look)
             else:
-                yield result
+                assert look is not None, "what is not known was looked at"
+                yield look
+
+    for item in items:
+        if not isinstance(item, VideoEnd):
+            frame = item.frame if isinstance(item, Probed) else item
+            if frame.video not in failed and wanted(frame):
+                yield from settled(batches.add(item, frame.video, frame.size_hw))
+            continue
+        yield from settled(batches.end(item.video))
+        failure = failed.pop(item.video, None)
+        wanted.forget(item.video)
+        yield item if item.failure or failure is None else replace(item, failure=failure)
+
+
+def _unknown(item: Frame | Probed) -> Frame | None:
+    return item if isinstance(item, Frame) else None
 
 
 def without_scores(items: Iterator[Frame | VideoEnd]) -> Iterator[ScoredFrame | VideoEnd]:
@@ -138,7 +135,64 @@ def without_scores(items: Iterator[Frame | VideoEnd]) -> Iterator[ScoredFrame | 
         yield item if isinstance(item, VideoEnd) else ScoredFrame(item, None)
 
 
-def _looks(classifier: Classifier, frames: list[Frame], batch_frames: int) -> Sequence[ScoredFrame | VideoError]:
+Item = TypeVar("Item")
+
+
+class Batches(Generic[Item]):
+    """Items, each with a frame to be looked at or none, that wait for a full batch of one frame size.
+
+    Batches are always full: short ones are padded, so what shares a batch with a frame cannot change its scores. The
+    items of a video come out in the order in which they were added.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        batch_frames: int,
+        clock: StageClock,
+        frame_of: Callable[[Item], Frame | None],
+    ) -> None:
+        self._classifier, self._batch_frames, self._clock, self._frame_of = classifier, batch_frames, clock, frame_of
+        self._buckets: dict[tuple[int, int], list[_Waiting[Item]]] = {}
+
+    def add(self, item: Item, video: int, size_hw: tuple[int, int]) -> list[tuple[Item, Look | None]]:
+        """Add an item; items that are done now, with what was found."""
+        done = []
+        for other in self._sizes(video):
+            if other != size_hw:  # the video changes its size: what came before goes first
+                done += self._empty(other)
+        frame = self._frame_of(item)
+        if frame is None and not self._sizes(video):
+            return [*done, (item, None)]
+        bucket = self._buckets.setdefault(size_hw, [])
+        bucket.append(_Waiting(video, item, frame))
+        if sum(one.frame is not None for one in bucket) == self._batch_frames:
+            done += self._empty(size_hw)
+        return done
+
+    def end(self, video: int) -> list[tuple[Item, Look | None]]:
+        """The video is over: its items that still waited, and what shared a batch with them."""
+        return [one for size_hw in self._sizes(video) for one in self._empty(size_hw)]
+
+    def _sizes(self, video: int) -> list[tuple[int, int]]:
+        return [size for size, waiting in self._buckets.items() if any(one.video == video for one in waiting)]
+
+    def _empty(self, size_hw: tuple[int, int]) -> list[tuple[Item, Look | None]]:
+        waiting = self._buckets.pop(size_hw)
+        frames = [one.frame for one in waiting if one.frame is not None]
+        with self._clock.busy("classify"):
+            looks = iter(_looks(self._classifier, frames, self._batch_frames) if frames else ())
+        return [(one.item, None if one.frame is None else next(looks)) for one in waiting]
+
+
+@dataclass(frozen=True)
+class _Waiting(Generic[Item]):
+    video: int
+    item: Item
+    frame: Frame | None
+
+
+def _looks(classifier: Classifier, frames: list[Frame], batch_frames: int) -> Sequence[Look]:
     """Each frame scored, or why it is not: a frame that fails must not take its batch with it."""
     try:
         return _scored(classifier, frames, batch_frames)

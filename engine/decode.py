@@ -357,6 +357,7 @@ def _sampled(
     """Sampled frames, but for the first `done`, which are only counted."""
     cuts, thumbnails, pixels = CutDetector(), VideoReformatter(), VideoReformatter()
     next_pts, last_pts, last_size, new_shot, errors = -math.inf, -math.inf, (0, 0), False, 0
+    place = 0
     gap_limit_seconds = _gap_limit_seconds(options, state.fps)
     for pts, frame in timed:
         _check_size(frame.width, frame.height, options)
@@ -372,11 +373,12 @@ def _sampled(
         turns, state.mirrored = orientation(frame)
         state.rotation_degrees = (0, 90, 180, -90)[turns]
         new_shot |= pts - last_pts > gap_limit_seconds + _NEAR_SECONDS or size_hw != last_size
+        place = 0 if new_shot else place + 1
         state.shot += new_shot and state.frames_sampled > 0
         state.frames_sampled += 1
         last_pts, last_size, new_shot = pts, size_hw, False
         if image is not None:
-            yield Frame(video, state.shot, pts, image, state.report(), is_blank(small))
+            yield Frame(video, state.shot, pts, image, state.report(), is_blank(small), place)
 
 
 def _gap_limit_seconds(options: DecodeOptions, fps: float) -> float:

@@ -72,7 +72,12 @@ class Job:
         info = networks.classifier.info
         return {
             "f2f": version("f2f"),
-            "options": {**pinned(options), **resolved, "threads": options.runtimes.thread_count},
+            "options": {
+                **pinned(options),
+                **resolved,
+                "threads": options.runtimes.thread_count,
+                "batch_frames": options.batch_frame_count,
+            },
             "networks": {
                 "classifier": {"sha256": info.fingerprint, "runtime": info.runtime},
                 "flow": {"sha256": networks.flow.fingerprint, "runtime": networks.flow.description},

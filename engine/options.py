@@ -115,12 +115,12 @@ class ClassifyOptions:
     """a class is in a frame's label set when its score is above this (default: the network's own, else 0.9)"""
     trust_query: bool = False
     """take the query as the label set of every frame: for curated crawls"""
-    batch_frames: int = 4
-    """frames of one size that are scored together"""
+    batch_frames: int = 0
+    """frames of one size that are scored together (0: 1 for every two threads, 8 at most)"""
 
     def __post_init__(self) -> None:
         _unit_interval("tau", self.tau)
-        _require(1 <= self.batch_frames <= 1024, "batch_frames", self.batch_frames, "1 to 1024 frames")
+        _require(0 <= self.batch_frames <= 1024, "batch_frames", self.batch_frames, "0 (by the threads) to 1024 frames")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,6 +328,11 @@ class LabelOptions:
         _require(
             not asked or self.saliency != "none", "saliency", "none with --sure-background", "classical or a network"
         )
+
+    @property
+    def batch_frame_count(self) -> int:
+        """Frames that are scored together once 0 is resolved; on few threads larger batches only waste."""
+        return self.classify.batch_frames or max(1, min(8, self.runtimes.thread_count // 2))
 
 
 @dataclass(frozen=True, kw_only=True)

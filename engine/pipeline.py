@@ -1,21 +1,20 @@
 """The pipeline: the stages, nested in data order, from a source of videos to a folder of masks.
 
 Decoding has processes of its own; the scan, the activation, the flow, what the rule makes of them, and writing are a
-thread each (`prefetch`), so that no stage waits for another's work but for its results.
+thread each (`Lanes`), so that no stage waits for another's work but for its results.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from f2f.engine import parts
 from f2f.engine.aggregate import aggregate
 from f2f.engine.background import decide_background, doubt_background
 from f2f.engine.cam import Activation, MultiScaleCams, activate, activate_softly
-from f2f.engine.classify import Wanted, classify, without_scores
+from f2f.engine.classify import Probed, Wanted, classify, without_scores
 from f2f.engine.errors import MachineError
 from f2f.engine.evidence import weigh
 from f2f.engine.flow import follow, follow_both_ways
@@ -23,15 +22,16 @@ from f2f.engine.flow_picture import picture_flow
 from f2f.engine.job import Job, Networks
 from f2f.engine.options import LabelOptions
 from f2f.engine.pool import DecodePool
-from f2f.engine.prefetch import prefetch
+from f2f.engine.prefetch import Lanes
 from f2f.engine.quality import keep_good
 from f2f.engine.records import MaskRecord, VideoRecord
 from f2f.engine.refine import refine
 from f2f.engine.run import Run
+from f2f.engine.scout import scout
 from f2f.engine.source import printable
 from f2f.engine.stage import StageClock
 from f2f.engine.staging import Stager
-from f2f.engine.types import End, Frame, LabelledWindow, VideoEnd, Window
+from f2f.engine.types import End, Frame, LabelledWindow, PartEnd, ScoredFrame, VideoEnd, Window
 from f2f.engine.window import find_windows
 from f2f.engine.write import ShardWriter, write
 
@@ -95,12 +95,12 @@ def run_shards(
         with (
             DecodePool(options.decode, progress.clock, writer.parts.begun) as pool,
             Stager(options.fetch) as stager,
+            Lanes(progress.clock, pool.stop) as lanes,
         ):
             frames = _counted(stager.frames(pool, usable), progress, on_progress)
-            with closing(_stages(frames, pool, known, job.networks, options, writer, progress.clock)) as records:
-                for record in records:
-                    _count(record, progress)
-                    on_progress(progress)
+            for record in _stages(frames, pool, known, job.networks, options, writer, progress.clock, lanes):
+                _count(record, progress)
+                on_progress(progress)
     except MemoryError as error:
         raise MachineError(
             "the memory is used up; what is committed stays; give --max-side or --decoders a smaller value (a new "
@@ -119,24 +119,51 @@ def _stages(
     options: LabelOptions,
     writer: ShardWriter,
     clock: StageClock,
-) -> Generator[MaskRecord | VideoRecord, None, None]:
+    lanes: Lanes,
+) -> Iterator[MaskRecord | VideoRecord]:
     """decode -> classify -> window -> what the rule does -> those that are good enough -> write."""
-    wanted = Wanted()
+    wanted, begun = Wanted(), writer.parts.ends
     if networks.tau is None and options.window.windows != "best":
         scored = without_scores(frames)
     else:
-        scored = classify(frames, networks.classifier, options.classify, clock, wanted)
+        scored = classify(
+            _scouted(frames, queries, networks, options, clock, wanted, begun),
+            networks.classifier,
+            options.batch_frame_count,
+            clock,
+            wanted,
+        )
     told = pool.cancel, wanted.enough_of_shot
-    begun = writer.parts.ends
     found = find_windows(scored, queries, networks.tau, options.window, *told, parts.PART_SECONDS, begun)
-    windows = prefetch(found, "classify", "cam", clock, stop=pool.stop)
+    windows = lanes.prefetch(found, "classify", "cam")
     cams = MultiScaleCams(networks.classifier, options.cam.scales)
     if options.aggregation.rule == "f2f":
-        labelled = _by_evidence(windows, cams, networks, options, writer, clock)
+        labelled = _by_evidence(windows, cams, networks, options, writer, clock, lanes)
     else:
-        labelled = _by_the_paper(windows, cams, networks, options, writer, clock)
+        labelled = _by_the_paper(windows, cams, networks, options, writer, clock, lanes)
     good = keep_good(labelled, queries, options.aggregation.min_quality, begun)
-    yield from write(prefetch(good, "aggregate", "write", clock), writer, clock)
+    return write(lanes.prefetch(good, "aggregate", "write"), writer, clock)
+
+
+def _scouted(
+    frames: Iterator[Frame | VideoEnd],
+    queries: Mapping[int, int],
+    networks: Networks,
+    options: LabelOptions,
+    clock: StageClock,
+    wanted: Wanted,
+    begun: Mapping[int, PartEnd],
+) -> Iterator[Frame | Probed | VideoEnd]:
+    """The frames that have to be scored: all where the query is trusted."""
+    tau = networks.tau
+    if tau is None:
+        return frames
+
+    def shows_query(scored: ScoredFrame) -> bool:
+        return scored.scores is not None and bool(scored.scores[queries[scored.frame.video]] > tau)
+
+    every, batch = options.window.window_frames, options.batch_frame_count
+    return scout(frames, networks.classifier, every, shows_query, batch, clock, wanted, begun)
 
 
 def _by_the_paper(
@@ -146,13 +173,14 @@ def _by_the_paper(
     options: LabelOptions,
     writer: ShardWriter,
     clock: StageClock,
+    lanes: Lanes,
 ) -> Iterator[LabelledWindow | End]:
     """cam -> flow -> aggregate -> background."""
-    active = prefetch(activate(windows, Activation(cams, networks.theta_f), clock), "cam", "flow", clock)
+    active = lanes.prefetch(activate(windows, Activation(cams, networks.theta_f), clock), "cam", "flow")
     moving = follow(active, networks.flow, options.motion, clock)
     if options.write.debug_dir:
         moving = picture_flow(moving, options.write.debug_dir, writer.name, clock)
-    united = aggregate(prefetch(moving, "flow", "aggregate", clock), clock)
+    united = aggregate(lanes.prefetch(moving, "flow", "aggregate"), clock)
     return decide_background(united, networks.saliency, clock)
 
 
@@ -163,13 +191,14 @@ def _by_evidence(
     options: LabelOptions,
     writer: ShardWriter,
     clock: StageClock,
+    lanes: Lanes,
 ) -> Iterator[LabelledWindow | End]:
     """cam -> flow, both ways -> aggregate -> refine, and background where asked."""
-    soft = prefetch(activate_softly(windows, cams, clock), "cam", "flow", clock)
+    soft = lanes.prefetch(activate_softly(windows, cams, clock), "cam", "flow")
     moving = follow_both_ways(soft, networks.flow, options.motion, clock)
     if options.write.debug_dir:
         moving = picture_flow(moving, options.write.debug_dir, writer.name, clock)
-    evident = weigh(prefetch(moving, "flow", "aggregate", clock), clock)
+    evident = weigh(lanes.prefetch(moving, "flow", "aggregate"), clock)
     refined = refine(evident, options.aggregation.theta, options.aggregation.sure, clock)
     return doubt_background(refined, networks.saliency, clock) if options.aggregation.sure_background else refined
 

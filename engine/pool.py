@@ -74,6 +74,7 @@ class FrameMessage:
     size_hw: tuple[int, int]
     report: DecodeReport
     blank: bool
+    place: int
 
 
 @dataclass(frozen=True)
@@ -201,9 +202,9 @@ class _Sender:
             self.note(self._connection.recv())
         self.blocked_seconds += time.monotonic() - start
         self._ring.put(self._slot, frame.image)
-        place = (self._slot, frame.size_hw)
+        slot = (self._slot, frame.size_hw)
         self._connection.send(
-            FrameMessage(frame.video, frame.shot, frame.pts_seconds, *place, frame.report, frame.blank)
+            FrameMessage(frame.video, frame.shot, frame.pts_seconds, *slot, frame.report, frame.blank, frame.place)
         )
         self._credit -= 1
         self._slot = (self._slot + 1) % self._ring.slots
@@ -341,7 +342,8 @@ class DecodePool:
         child.last = message
         with suppress(OSError):  # a dead child is noticed by `_receive`
             child.connection.send("credit")
-        return Frame(message.video, message.shot, message.pts_seconds, image, message.report, message.blank)
+        where = (message.video, message.shot, message.pts_seconds)
+        return Frame(*where, image, message.report, message.blank, message.place)
 
     def _start(self) -> _Child:
         slot_bytes = -(-(self._options.max_side**2) * 3 // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from f2f.engine.stage import StageClock
 
@@ -18,41 +18,45 @@ AHEAD = 2
 """items that a stage may be ahead of the next; windows with their maps and flow are some ten MB each"""
 
 
-def prefetch(
-    items: Iterator[T],
-    makes: str,
-    takes: str,
-    clock: StageClock,
-    ahead: int = AHEAD,
-    stop: Callable[[], None] = lambda: None,
-) -> Iterator[T]:
-    """The same items in the same order, made by a thread of its own from when the first is asked for.
+class Lanes:
+    """Threads that work ahead; use as a context manager: none is left behind when the block ends, whatever ends it."""
 
-    Whatever the thread raises is raised here, after the items before it. Whoever gives up half-way has the thread end
-    with the item it is at.
+    def __init__(self, clock: StageClock, stop: Callable[[], None] = lambda: None, ahead: int = AHEAD) -> None:
+        """`clock` counts waits; `stop` is called when nothing more is wanted, for whoever waits inside the items."""
+        self._clock, self._stop, self._ahead = clock, stop, ahead
+        self._running: list[tuple[_Channel[Any], threading.Thread]] = []
 
-    Args:
-        items: what the thread runs through.
-        makes: name of the last stage in `items`, whose wait for room is counted.
-        takes: name of the stage that consumes this, whose wait for items is counted.
-        clock: counts them.
-        ahead: items that are made before they are asked for.
-        stop: called when nothing more is wanted, for whoever may be waiting inside `items`.
-    """
-    channel = _Channel[T](ahead)
-    thread = threading.Thread(target=_fill, args=(items, channel, makes, clock), name=f"f2f-{makes}", daemon=True)
-    thread.start()
-    try:
+    def __enter__(self) -> Lanes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for channel, _thread in self._running:
+            channel.close()
+        self._stop()
+        for _channel, thread in self._running:
+            thread.join()
+
+    def prefetch(self, items: Iterator[T], makes: str, takes: str) -> Iterator[T]:
+        """The same items in the same order, made by a thread of its own from when the first is asked for.
+
+        Whatever the thread raises is raised here, after the items before it.
+
+        Args:
+            items: what the thread runs through.
+            makes: name of the last stage in `items`, whose wait for room is counted.
+            takes: name of the stage that consumes this, whose wait for items is counted.
+        """
+        channel = _Channel[T](self._ahead)
+        arguments = (items, channel, makes, self._clock)
+        thread = threading.Thread(target=_fill, args=arguments, name=f"f2f-{makes}", daemon=True)
+        self._running.append((channel, thread))
+        thread.start()
         while True:
-            with clock.starved(takes):
+            with self._clock.starved(takes):
                 is_there, item = channel.get()
             if not is_there:
                 return
             yield item
-    finally:
-        channel.close()
-        stop()
-        thread.join()
 
 
 def _fill(items: Iterator[T], channel: _Channel[T], makes: str, clock: StageClock) -> None:
@@ -60,13 +64,11 @@ def _fill(items: Iterator[T], channel: _Channel[T], makes: str, clock: StageCloc
         for item in items:
             with clock.blocked(makes):
                 if not channel.put(item):
-                    break
-        close = getattr(items, "close", None)
-        if close:
-            close()
-        channel.end()
+                    return
     except BaseException as error:
         channel.end(error)
+    else:
+        channel.end()
 
 
 class _Channel(Generic[T]):
@@ -91,7 +93,7 @@ class _Channel(Generic[T]):
     def get(self) -> tuple[bool, T]:
         """Wait for (True, the next item), or (False, …) behind the last; raises what ended the other side."""
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._items) or self._is_over)
+            self._changed.wait_for(lambda: bool(self._items) or self._is_over or self._is_closed)
             if self._items:
                 self._changed.notify_all()
                 return True, self._items.popleft()

@@ -96,6 +96,8 @@ class Frame:
     """what decoding had seen of the video up to this frame"""
     blank: bool = False
     """it is of one brightness: black, a fade, a test screen"""
+    place: int = 0
+    """sampled frames of its shot before it"""
 
     def __post_init__(self) -> None:
         assert self.image.dtype == np.uint8, self.image.dtype
@@ -155,9 +157,9 @@ class ScanState:
     frames_sampled: int
     """sampled frames that are behind it"""
     pts_seconds: float
-    """time stamp of the frame it goes on with"""
+    """about where it goes on"""
     shot: int = -1
-    """of that frame, where the search has come to it; -1: none"""
+    """where it goes on; -1: before the first"""
     kept_in_shot: int = 0
     """windows kept of this shot"""
     run_classes: tuple[int, ...] = ()

@@ -90,6 +90,7 @@ class _Finder:
         self._best: tuple[float, Window] | None = None
         start = begun.scan if begun else ScanState(0, math.nan)
         self._part_start_seconds = start.pts_seconds  # nan before the first frame
+        self._seen_of_shot = 0  # place in its shot behind the last frame that came here
         self._shot, self._kept_in_shot = start.shot, start.kept_in_shot
         self._run_classes, self._run_length = start.run_classes, start.run_length
         self._with_query, self._longest_run, self._blank = start.with_query, start.longest_run, start.blank
@@ -109,17 +110,22 @@ class _Finder:
         """Come to the shot of the next frame."""
         if frame.shot != self._shot:
             yield from self._end_shot()
-            self._shot = frame.shot
+            self._shot, self._seen_of_shot = frame.shot, 0
 
     def end_part(self, frame: Frame, part_seconds: float) -> Iterator[PartEnd]:
-        """End a part before the next frame, where it is long enough and nothing up to here is needed any more."""
+        """End a part before the next frame, where it is long enough and nothing up to here is needed any more.
+
+        Which frames come here is decided by every K-th of a shot (scout.py), so it ends behind one, or with a shot.
+        """
         if math.isnan(self._part_start_seconds):
             self._part_start_seconds = frame.pts_seconds
-        if frame.pts_seconds - self._part_start_seconds < part_seconds or self.is_full() or not self._holds_nothing():
+        unseen = frame.place % (1 if self._tau is None else self._options.window_frames)  # before it, of its K
+        is_due = frame.pts_seconds - self._part_start_seconds >= part_seconds and not self.is_full()
+        if not is_due or not self._holds_nothing() or self._seen_of_shot > frame.place - unseen:
             return
         self._part_start_seconds = frame.pts_seconds
         scan = ScanState(
-            frames_sampled=frame.report.frames_sampled - 1,
+            frames_sampled=frame.report.frames_sampled - 1 - unseen,
             pts_seconds=frame.pts_seconds,
             shot=self._shot,
             kept_in_shot=self._kept_in_shot,
@@ -134,6 +140,7 @@ class _Finder:
 
     def push(self, scored: ScoredFrame) -> Iterator[Window]:
         """Look at the next frame."""
+        self._seen_of_shot = scored.frame.place + 1
         classes = self._label_set(scored)
         self._extend_run(scored, classes)
         if classes and self._run_length >= self._options.window_frames and self._on_stride():
@@ -150,7 +157,8 @@ class _Finder:
         if self._blank == frames_sampled:
             return "blank", f"all of {frames_sampled} sampled frames are of one brightness"
         if not self._with_query:
-            return "query_not_seen", f"the query scores above {self._tau} in none of {frames_sampled} sampled frames"
+            looked = f"those of {frames_sampled} sampled frames that were looked at"
+            return "query_not_seen", f"the query scores above {self._tau} in none of {looked}"
         detail = (
             f"the longest run of frames with one label set that contains the query is {self._longest_run} of {wanted}"
         )

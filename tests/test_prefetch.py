@@ -22,7 +22,7 @@ from f2f.engine import MachineError, Progress, label
 from f2f.engine.account import Account, Stopwatch, account
 from f2f.engine.errors import UsageError
 from f2f.engine.metrics import serve_metrics
-from f2f.engine.prefetch import prefetch
+from f2f.engine.prefetch import Lanes
 from f2f.engine.progress import print_account
 from f2f.engine.stage import StageClock
 from f2f.engine.verify import verify
@@ -32,8 +32,8 @@ def threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("f2f-")]
 
 
-def ahead_of(items: Iterator[int], ahead: int = 2, clock: StageClock | None = None) -> Iterator[int]:
-    return prefetch(items, "maker", "taker", clock or StageClock(), ahead)
+def ahead_of(lanes: Lanes, items: Iterator[int]) -> Iterator[int]:
+    return lanes.prefetch(items, "maker", "taker")
 
 
 # ---- the queue between two stages
@@ -41,7 +41,8 @@ def ahead_of(items: Iterator[int], ahead: int = 2, clock: StageClock | None = No
 
 @given(st.lists(st.integers(), max_size=30), st.integers(1, 5))
 def test_the_same_items_in_the_same_order(items: list[int], ahead: int) -> None:
-    assert list(ahead_of(iter(items), ahead)) == items
+    with Lanes(StageClock(), ahead=ahead) as lanes:
+        assert list(ahead_of(lanes, ahead_of(lanes, iter(items)))) == items
     assert threads() == []
 
 
@@ -52,8 +53,8 @@ def test_an_error_comes_after_the_items_before_it() -> None:
         raise KeyError("why")
 
     seen = []
-    with pytest.raises(KeyError, match="why"):  # noqa: PT012 - what came before it matters
-        for item in ahead_of(items()):
+    with pytest.raises(KeyError, match="why"), Lanes(StageClock()) as lanes:  # noqa: PT012 - what came before matters
+        for item in ahead_of(lanes, ahead_of(lanes, items())):
             seen.append(item)
     assert seen == [1, 2]
     assert threads() == []
@@ -67,34 +68,33 @@ def test_no_more_is_made_than_is_asked_for() -> None:
             made.append(number)
             yield number
 
-    taken = ahead_of(items(), 2)
-    assert made == []
-    assert threads() == []
-    assert [next(taken) for _ in range(3)] == [0, 1, 2]
-    end = time.monotonic() + 5
-    while len(made) < 6 and time.monotonic() < end:
-        time.sleep(0.001)
-    time.sleep(0.05)
-    assert len(made) == 6, "3 taken, 2 in the queue, 1 waits for room"
-    taken.close()  # type: ignore[attr-defined]
+    with Lanes(StageClock(), ahead=2) as lanes:
+        taken = ahead_of(lanes, items())
+        assert made == []
+        assert threads() == []
+        assert [next(taken) for _ in range(3)] == [0, 1, 2]
+        end = time.monotonic() + 5
+        while len(made) < 6 and time.monotonic() < end:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        assert len(made) == 6, "3 taken, 2 in the queue, 1 waits for room"
     assert threads() == []
 
 
-def test_whoever_gives_up_ends_what_is_upstream() -> None:
-    ended, stopped = [], threading.Event()
+def test_an_error_ends_what_is_upstream() -> None:
+    """Whatever still refers to the generators, a traceback say."""
+    stopped = threading.Event()
 
     def source() -> Iterator[int]:
-        try:
-            yield 1
-            assert stopped.wait(30), "nobody said that it is enough"
-            yield 2
-        finally:
-            ended.append("source")
+        yield 1
+        assert stopped.wait(30), "nobody said that it is enough"
+        yield 2
 
-    taken = prefetch(ahead_of(source()), "middle", "taker", StageClock(), stop=stopped.set)
-    assert next(taken) == 1
-    taken.close()  # type: ignore[attr-defined]
-    assert ended == ["source"]
+    kept = []
+    with pytest.raises(RuntimeError, match="disk"), Lanes(StageClock(), stopped.set) as lanes:  # noqa: PT012 - as above
+        kept.append(ahead_of(lanes, ahead_of(lanes, source())))
+        next(kept[0])
+        raise RuntimeError("the disk is full")
     assert threads() == []
 
 
@@ -105,11 +105,13 @@ def test_waits_are_counted_for_whom_they_are() -> None:
             yield number
 
     clock = StageClock()
-    assert list(ahead_of(slow(), 1, clock)) == [0, 1, 2, 3]
+    with Lanes(clock, ahead=1) as lanes:
+        assert list(ahead_of(lanes, slow())) == [0, 1, 2, 3]
     assert clock.starved_seconds["taker"] > 0.05
     clock = StageClock()
-    for _ in ahead_of(iter(range(5)), 1, clock):
-        time.sleep(0.02)
+    with Lanes(clock, ahead=1) as lanes:
+        for _ in ahead_of(lanes, iter(range(5))):
+            time.sleep(0.02)
     assert clock.blocked_seconds["maker"] > 0.03
 
 

@@ -17,7 +17,7 @@ from f2f.engine.cam import Activation, MultiScaleCams, activate
 from f2f.engine.classify import Classifier, classify, to_tensor, without_scores
 from f2f.engine.errors import NetworkError, UsageError, VideoError
 from f2f.engine.flow import DisFlow, NetworkFlow, both_ways, follow, open_flow
-from f2f.engine.options import ClassifyOptions, FlowOptions, RuntimeOptions
+from f2f.engine.options import FlowOptions, RuntimeOptions
 from f2f.engine.resize import fit_multiple, pad_multiple, resize
 from f2f.engine.runtimes.network import NetworkInfo
 from f2f.engine.stage import StageClock
@@ -66,7 +66,7 @@ class Fake:
 
 
 def scored(items: list[Frame | VideoEnd], classifier: Classifier, batch_frames: int) -> list[ScoredFrame | VideoEnd]:
-    return list(classify(iter(items), classifier, ClassifyOptions(batch_frames=batch_frames), StageClock()))
+    return list(classify(iter(items), classifier, batch_frames, StageClock()))
 
 
 def mixed(sizes: list[tuple[int, int]]) -> list[Frame | VideoEnd]:
