@@ -149,7 +149,7 @@ CASES = [
     ),
     Case("best, some of low quality", replace(BASE, rule="f2f", windows="best"), min_quality=0.5),
     Case("first, none of which is good", replace(BASE, rule="f2f", windows="first"), min_quality=0.999),
-    Case("no window", replace(BASE, window_frames=13)),
+    Case("no window", replace(BASE, tau=0.999999)),
 ]
 
 
