@@ -6,9 +6,14 @@ import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from f2f.engine.runtimes.report import RuntimeState
 
 PACKAGES = ("f2f", "torch", "triton", "onnxruntime", "onnxruntime-gpu", "tensorrt", "opencv-python-headless", "av")
 
@@ -23,6 +28,8 @@ class Checkup:
     """names of the CUDA devices torch sees"""
     runtimes: list[str]
     """ONNX Runtime's execution providers"""
+    network_runtimes: list[RuntimeState]
+    """what can run networks here, and what would"""
     kernels: dict[str, dict[str, str]]
     """device type -> operator -> the version that runs: cpp, triton, torch"""
     kernel_obstacles: dict[str, dict[str, str]]
@@ -45,6 +52,7 @@ class Checkup:
         for name, value in self.environment.items():
             table.add_row(name, value)
         console.print(table)
+        print_runtimes(self.network_runtimes, console)
         for device, operators in self.kernels.items():
             console.print(_kernel_table(device, operators))
             for kernel, obstacle in self.kernel_obstacles[device].items():
@@ -55,6 +63,7 @@ def check_up() -> Checkup:
     """Look at this installation. Raises ValueError where F2F_KERNELS or F2F_CPU_ISA cannot be met."""
     import torch
 
+    from f2f.engine.runtimes.report import runtime_report
     from f2f.kernels import backend_in_use
     from f2f.kernels.dispatch import obstacles
     from f2f.kernels.native import isa_in_use, load_error, usable_isas
@@ -66,6 +75,7 @@ def check_up() -> Checkup:
         versions={"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         cuda_devices=devices,
         runtimes=_onnx_providers(),
+        network_runtimes=runtime_report(),
         kernels={kind: backend_in_use(kind) for kind in kinds},
         kernel_obstacles={kind: {name: why for name, why in obstacles(kind).items() if why} for kind in kinds},
         cpu_isa=isa_in_use() if loaded else "",
@@ -87,6 +97,15 @@ def _onnx_providers() -> list[str]:
     except ImportError:
         return []
     return list(onnxruntime.get_available_providers())
+
+
+def print_runtimes(runtimes: list[RuntimeState], console: Console) -> None:
+    """A line per runtime: whether it works, what it is chosen for, and why."""
+    table = Table(title="runtimes of networks", title_justify="left", box=None, show_header=False, pad_edge=False)
+    for one in runtimes:
+        chosen = f"runs {one.chosen}" if one.chosen else ""
+        table.add_row(f"  {one.name}", one.version, "works" if one.works else "no", chosen, escape(one.why))
+    console.print(table)
 
 
 def _kernel_table(device: str, operators: dict[str, str]) -> Table:

@@ -228,15 +228,39 @@ class WriteOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Which frames TensorRT engines are built for, and where they are kept."""
+
+    engine_sides: tuple[int, ...] = (256, 384, 512, 640)
+    """TensorRT: longer sides in px, each tuned for by itself; frames that are larger than the last, scaled by --scales,
+    are refused"""
+    engine_batch: int = 16
+    """TensorRT: most frames of one call; more of them become several calls"""
+    engine_window: int = 10
+    """TensorRT: most frames of a window whose flow is computed"""
+    engine_cache: Path | None = None
+    """TensorRT: folder of engines that were built on first use (default: f2f/engines in the user's folder of caches)"""
+
+    def __post_init__(self) -> None:
+        sides = self.engine_sides
+        ordered = bool(sides) and list(sides) == sorted(set(sides)) and sides[0] >= 128 and sides[-1] <= 8192
+        _require(ordered, "engine_sides", sides, "one or more sides of 128 to 8192 px, in rising order")
+        _require(1 <= self.engine_batch <= 1024, "engine_batch", self.engine_batch, "1 to 1024 frames")
+        _require(3 <= self.engine_window <= 100, "engine_window", self.engine_window, "3 to 100 frames")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RuntimeOptions:
     """How networks are run."""
 
-    runtime: Literal["auto", "onnxruntime", "torch"] = "auto"
-    """what runs the networks (auto: ONNX Runtime for .onnx, torch for .pt2)"""
+    runtime: Literal["auto", "onnxruntime", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "torch"] = "auto"
+    """what runs the networks (auto: ONNX Runtime for .onnx, on the GPU where that works, torch for .pt2, TensorRT for
+    .engine); tensorrt builds an engine of an .onnx on first use"""
     threads: int = 0
     """threads of the networks and kernels (0: one per core)"""
     trust_code: bool = False
-    """also load .pt2 networks, which are code, that this installation did not export itself"""
+    """also load .pt2 and .engine networks, which are code, that this installation did not make itself"""
+    engines: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
         _require(0 <= self.threads <= 1024, "threads", self.threads, "0 (one per core) to 1024 threads")
@@ -417,6 +441,10 @@ _NOT_PINNED = {
     "shard",
     "ray",
     "ray_actors",
+    "engine_sides",  # what an engine computes is pinned by its digest, in the network's runtime
+    "engine_batch",
+    "engine_window",
+    "engine_cache",
 }
 
 

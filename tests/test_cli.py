@@ -48,9 +48,9 @@ def test_every_command_resolves_and_has_help(name: str, capsys: pytest.CaptureFi
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_has_a_help_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     main([*name.split(), "--help"])
-    lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
+    lines = [line.removeprefix("│ ").rstrip("│ ") for line in capsys.readouterr().out.splitlines()]
     for number, line in enumerate(lines):
-        if line.startswith("--"):
+        if line.startswith("--"):  # indented, it is a flag in the middle of some option's help
             rest = line.split("  ", 1)[1:] or [lines[number + 1]]
             assert len(rest[0].strip()) > 3, line
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
+from typing import get_args, get_type_hints
 
+import onnxruntime
 import pytest
 import torch
 from material import CLASSES, POOL_PX, TinyNetworks, classifier_file, flow_file, saliency_file
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 from f2f.engine.errors import NetworkError, UsageError, VideoError
 from f2f.engine.options import RuntimeOptions
 from f2f.engine.runtimes.network import CONTRACTS, Network
-from f2f.engine.runtimes.open import open_network
+from f2f.engine.runtimes.open import RUNTIMES, open_network
 from f2f.engine.runtimes.trust import is_ours, sign
 
 RUNTIME = RuntimeOptions(threads=1)
@@ -120,6 +123,34 @@ def test_forced_runtime(networks: TinyNetworks, program: Path) -> None:
         opened(networks.classifier, RuntimeOptions(runtime="torch"))
     with pytest.raises(UsageError, match=r"--runtime onnxruntime cannot run classifier\.pt2"):
         opened(program, RuntimeOptions(runtime="onnxruntime"))
+    with pytest.raises(
+        UsageError, match=r"--runtime tensorrt cannot run classifier\.pt2; accepted for \.pt2: auto, torch;"
+    ):
+        opened(program, RuntimeOptions(runtime="tensorrt"))
+
+
+def test_every_value_of_the_option_is_a_runtime_and_every_form_has_one() -> None:
+    values = get_args(get_type_hints(RuntimeOptions)["runtime"])
+    assert set(values) == {"auto", *RUNTIMES}
+    automatic = [suffix for runtime in RUNTIMES.values() for suffix in runtime.auto]
+    assert sorted(automatic) == [".engine", ".onnx", ".pt2"]
+    for runtime in RUNTIMES.values():
+        module, function = runtime.opener.split(":")
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_onnx_on_the_cpu_is_what_it_was(networks: TinyNetworks) -> None:
+    """`auto` without a GPU, and forced, give the bytes of a plain session."""
+    batch = torch.rand(2, 3, 40, 56)
+    session = onnxruntime.InferenceSession(networks.classifier, providers=["CPUExecutionProvider"])
+    wanted = session.run(None, {"image": batch.numpy()})
+    for runtime in (
+        ("auto", "onnxruntime", "onnxruntime-cpu") if not torch.cuda.is_available() else ("onnxruntime-cpu",)
+    ):
+        network = opened(networks.classifier, RuntimeOptions(threads=1, runtime=runtime))
+        assert network.info.runtime == f"onnxruntime {onnxruntime.__version__} CPU"
+        for given, expected in zip(network(batch), wanted, strict=True):
+            assert given.numpy().tobytes() == expected.tobytes()
 
 
 def test_no_runtime_installed(networks: TinyNetworks, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +177,7 @@ def test_broken_file(tmp_path: Path, name: str) -> None:
 
 def test_other_suffix(tmp_path: Path) -> None:
     (tmp_path / "x.pth").touch()
-    with pytest.raises(UsageError, match=r"is not a network; accepted: \.onnx, \.pt2"):
+    with pytest.raises(UsageError, match=r"is not a network; accepted: \.onnx, \.pt2, \.engine files"):
         opened(tmp_path / "x.pth")
 
 

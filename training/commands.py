@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from f2f.training.options import (
     ClassifierEvaluation,
@@ -18,6 +21,10 @@ from f2f.training.segmentation.adaptation_options import SegmenterAdaptation, Se
 from f2f.training.segmentation.options import SecCues, VocAugmentation, VocEvaluation, YoutubeEvaluation
 from f2f.training.segmentation.training_options import CueOptions, SegmenterExport, SegmenterTraining
 from f2f.training.synth.options import SynthOptions
+
+if TYPE_CHECKING:
+    from f2f.engine.runtimes.network import Kind
+    from f2f.training.engines import ExportOptions
 
 
 def recipe_command(options: RecipeOptions) -> int:
@@ -114,31 +121,35 @@ def export_classifier(options: ClassifierExport) -> int:
     """Write a classifier (a torchvision ImageNet network or our own checkpoint) as .onnx or .pt2."""
     from f2f.training.export import export_classifier as export
 
-    print(f"wrote {export(options)}")
-    return 0
+    return _export("classifier", options, lambda: export(options, on_int8=print))
 
 
 def export_flow(options: FlowExport) -> int:
     """Write a flow network (our own checkpoint or a released PWC-Net) as .onnx or .pt2."""
     from f2f.training.export import export_flow as export
 
-    print(f"wrote {export(options)}")
-    return 0
+    return _export("flow", options, lambda: export(options, on_int8=print))
 
 
 def export_saliency(options: SaliencyExport) -> int:
     """Write a saliency network (our own checkpoint or a released one in the manner of U²-Net), for `f2f label`."""
     from f2f.training.saliency.export import export_saliency as export
 
-    print(f"wrote {export(options)}")
-    return 0
+    return _export("saliency", options, lambda: export(options))
 
 
 def export_segmenter(options: SegmenterExport) -> int:
     """Write a segmenter (our own checkpoint) as .onnx or .pt2, for `f2f segment`."""
     from f2f.training.export import export_segmenter as export
 
-    print(f"wrote {export(options, on_cost=print)}")
+    return _export("segmenter", options, lambda: export(options, on_cost=print))
+
+
+def _export(kind: Kind, options: ExportOptions, export: Callable[[], Path]) -> int:
+    from f2f.training.engines import with_engine
+
+    for path in with_engine(kind, options, export):
+        print(f"wrote {path}")
     return 0
 
 

@@ -23,7 +23,10 @@ from torch import Tensor, nn
 
 from f2f.engine.errors import F2FError, UsageError
 from f2f.engine.options import InferenceOptions, RuntimeOptions
-from f2f.engine.runtimes.open import open_network
+from f2f.engine.runtimes.network import Kind
+from f2f.engine.runtimes.open import network_file, open_network
+from f2f.engine.runtimes.trial import relative_difference as relative_difference
+from f2f.engine.runtimes.trial import trial_input as trial_input
 from f2f.engine.runtimes.trust import sign
 from f2f.engine.segmenter import Segmenter as EngineSegmenter
 from f2f.training.card import NetworkCard
@@ -33,6 +36,7 @@ from f2f.training.checkpoint import (
     flow_network,
     segmenter_network,
 )
+from f2f.training.int8 import Int8Verdict, quantise
 from f2f.training.options import ClassifierExport, FlowExport
 from f2f.training.segmentation.deeplab import FullSize, HalfFullSize
 from f2f.training.segmentation.half import HalfCost, cost_on_images, cost_on_pictures
@@ -102,16 +106,40 @@ CONTRACTS: dict[str, Contract] = {
 }
 
 
-def export_classifier(options: ClassifierExport) -> Path:
-    """Write a classifier: a torchvision network joined by a class map, or our own checkpoint."""
-    network, card = classifier_from_torchvision(options) if options.torchvision else classifier_from_checkpoint(options)
-    return export_network(network, card, options.out)
+def export_classifier(options: ClassifierExport, on_int8: Callable[[Int8Verdict], None] = lambda _: None) -> Path:
+    """Write a classifier: a torchvision network joined by a class map, our own checkpoint, or an exported one in int8.
+
+    `on_int8` is told what int8 changes where the options ask for it.
+    """
+
+    def write(out: Path) -> Path:
+        made = classifier_from_torchvision if options.torchvision else classifier_from_checkpoint
+        return export_network(*made(options), out)
+
+    return _perhaps_int8("classifier", options, write, on_int8)
 
 
-def export_flow(options: FlowExport) -> Path:
-    """Write a flow network: our own checkpoint or a released PWC-Net."""
-    network, card = flow_network(options)
-    return export_network(network, card, options.out)
+def export_flow(options: FlowExport, on_int8: Callable[[Int8Verdict], None] = lambda _: None) -> Path:
+    """Write a flow network: our own checkpoint, a released PWC-Net, or an exported one in int8; see above."""
+    return _perhaps_int8("flow", options, lambda out: export_network(*flow_network(options), out), on_int8)
+
+
+def _perhaps_int8(
+    kind: Kind,
+    options: ClassifierExport | FlowExport,
+    write: Callable[[Path], Path],
+    on_int8: Callable[[Int8Verdict], None],
+) -> Path:
+    if not options.quantisation.int8:
+        return write(options.out)
+    with TemporaryDirectory() as folder:
+        whole = (
+            network_file(options.network, kind)
+            if options.network
+            else write(Path(folder) / f"whole{options.out.suffix}")
+        )
+        on_int8(quantise(whole, kind, options.quantisation, options.out))
+    return options.out
 
 
 def export_segmenter(options: SegmenterExport, on_cost: Callable[[HalfCost], None] = lambda _: None) -> Path:
@@ -241,20 +269,6 @@ def quiet_exporter() -> Iterator[None]:
         solver.setLevel(level)
 
 
-def trial_input(shape: Sequence[int]) -> Tensor:
-    """Random smooth frames in 0..1 of a shape, the same on every call."""
-    generator = torch.Generator().manual_seed(sum(shape))
-    height, width = shape[-2:]
-    coarse = torch.rand(1, *shape[-3:-2], height // 8 + 1, width // 8 + 1, generator=generator)
-    frames = torch.stack([coarse.roll(place, -1)[0] for place in range(_count(shape))])
-    smooth = nn.functional.interpolate(frames, size=(height, width), mode="bilinear", align_corners=False)
-    return (smooth * 0.9 + 0.1 * torch.rand(smooth.shape, generator=generator)).view(*shape)
-
-
-def _count(shape: Sequence[int]) -> int:
-    return int(torch.tensor(shape[:-3]).prod())
-
-
 def _check_parity(network: nn.Module, contract: Contract, run: Runner, most: float) -> None:
     network.eval().cpu()
     for shape in contract.trials:
@@ -273,10 +287,3 @@ def check_difference(name: str, expected: Tensor, given: Tensor, most: float) ->
             f"the exported network differs from torch: {name} by {difference:.1e}; accepted: {most:.0e}; nothing was "
             "written"
         )
-
-
-def relative_difference(expected: Tensor, given: Tensor) -> float:
-    """Largest absolute difference over the largest absolute value; inf where shapes differ."""
-    if expected.shape != given.shape:
-        return float("inf")
-    return float((expected - given).abs().max() / expected.abs().max().clamp_min(1e-12))

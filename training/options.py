@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from tyro.conf import Positional, UseAppendAction, arg
 
 from f2f.engine.errors import UsageError
-from f2f.engine.options import RuntimeOptions
+from f2f.engine.options import EngineOptions, RuntimeOptions
 
 Accelerator = Literal["auto", "cpu", "gpu"]
 Precision = Literal["bf16", "fp32"]
@@ -30,6 +31,16 @@ def require(condition: bool, message: str) -> None:
 def _positive(**values: float) -> None:
     for name, value in values.items():
         require(value > 0, f"{name.replace('_', '-')} is {value}; accepted: a number above 0")
+
+
+def _require_one(sources: Mapping[str, object], int8: bool) -> None:
+    """Refuse none, or several, of what a network may be exported from; an exported file is there for int8 alone."""
+    given = [name for name, value in sources.items() if value is not None]
+    told = ", ".join(f"--{name} {sources[name]}" for name in given) or "none of them"
+    require(len(given) == 1, f"{told} is given; accepted: exactly one of --{', --'.join(sources)}")
+    require(
+        given != ["network"] or int8, f"{told} is exported already; give --int8 --calibrate SOURCE to make it smaller"
+    )
 
 
 def _require_shares(**values: float | None) -> None:
@@ -256,8 +267,33 @@ class FlowTraining:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Int8Options:
+    """Whether an exported network is quantised for CPUs, and on what."""
+
+    int8: bool = False
+    """quantise convolutions to 8 bits, for CPUs, where that changes little of what the network says of --calibrate;
+    else the network stays as it is, and the reason is told"""
+    calibrate: str = ""
+    """with --int8: videos like those that will be labelled, a SOURCE of `f2f label`; half of the clips calibrate, the
+    others judge"""
+    calibrate_clips: int = 48
+    """with --int8: clips of 3 sampled frames that are taken of --calibrate"""
+    calibrate_max_side: int = 500
+    """with --int8: longer side in px of their frames, as --max-side of `f2f label`"""
+
+    def __post_init__(self) -> None:
+        require(
+            self.int8 == bool(self.calibrate),
+            f"--int8 is {self.int8} and --calibrate is {self.calibrate!r}; give both, or none",
+        )
+        _positive(calibrate_max_side=self.calibrate_max_side)
+        clips = self.calibrate_clips
+        require(clips >= 4, f"calibrate-clips is {clips}; accepted: 4 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClassifierExport:
-    """Write a classifier by contract: `image` -> `scores`, `cam`. Give --torchvision or --checkpoint."""
+    """Write a classifier by contract: `image` -> `scores`, `cam`. Give --torchvision, --checkpoint or --network."""
 
     out: Path
     """file to write: .onnx (opset 18) or .pt2"""
@@ -269,22 +305,26 @@ class ClassifierExport:
     """class map for --torchvision: `voc`, or a JSON file {class: [ImageNet indices]}"""
     checkpoint: Path | None = None
     """network.pt of `f2f train classifier`"""
+    network: str | None = None
+    """a classifier that was exported already, .onnx, or demo; for --int8"""
     tau: float | None = None
     """score a class must exceed to be a label, 0..1; stored as the network's default (default: what fits its kind)"""
     theta_f: float | None = None
     """share of the CAM's peak above which a pixel is foreground, 0..1; stored as the network's default"""
+    quantisation: Int8Options = field(default_factory=Int8Options)
+    engine: bool = False
+    """also build a TensorRT engine, OUT with the suffix .engine, for the GPU of this machine (needs f2f[gpu])"""
+    engines: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
-        require(
-            (self.torchvision is None) != (self.checkpoint is None),
-            f"--torchvision is {self.torchvision} and --checkpoint is {self.checkpoint}; give exactly one of the two",
-        )
+        sources = {"torchvision": self.torchvision, "checkpoint": self.checkpoint, "network": self.network}
+        _require_one(sources, self.quantisation.int8)
         _require_shares(tau=self.tau, theta_f=self.theta_f)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowExport:
-    """Write a flow network by contract: `frames` -> `flow`. Give --checkpoint or --weights."""
+    """Write a flow network by contract: `frames` -> `flow`. Give --checkpoint, --weights or --network."""
 
     out: Path
     """file to write: .onnx (opset 18) or .pt2"""
@@ -293,14 +333,19 @@ class FlowExport:
     weights: Path | None = None
     """a released full-size PWC-Net: pwc_net.pth.tar (NVlabs), network-default.pytorch (sniklaus), or .safetensors;
     nothing in it is run; it is not part of f2f, and its licence excludes commercial use"""
+    network: str | None = None
+    """a flow network that was exported already, .onnx, or demo; for --int8"""
     fit: Literal["pad", "resize"] | None = None
     """how frames come to multiples of 64 px: continued, or resized and the flow scaled back (default: pad; released
     networks resize, as they were made to)"""
+    quantisation: Int8Options = field(default_factory=Int8Options)
+    engine: bool = False
+    """also build a TensorRT engine, OUT with the suffix .engine, for the GPU of this machine (needs f2f[gpu])"""
+    engines: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
-        require(
-            (self.checkpoint is None) != (self.weights is None),
-            f"--checkpoint is {self.checkpoint} and --weights is {self.weights}; give exactly one of the two",
+        _require_one(
+            {"checkpoint": self.checkpoint, "weights": self.weights, "network": self.network}, self.quantisation.int8
         )
 
 

@@ -68,12 +68,16 @@ class NetworkInfo:
 
 
 class Network(Protocol):
-    """An open network: a callable from its one input to its outputs, in the contract's order."""
+    """An open network: a callable from its one input to its outputs, in the contract's order.
+
+    It may be called from any thread. Wherever it computes, its outputs are on the device of the batch: stages that
+    live on the CPU give and get tensors there.
+    """
 
     info: NetworkInfo
 
     def __call__(self, batch: Tensor) -> tuple[Tensor, ...]:
-        """Run the network on a float32 batch.
+        """Run the network on a float32 batch; the outputs are on the batch's device.
 
         Raises:
             VideoError: the runtime refuses this input, for instance a frame that is too small.

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from f2f.engine.errors import UsageError
 from f2f.engine.options import RuntimeOptions
 from f2f.engine.runtimes.network import Kind, Network
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A value of `--runtime`: which files it runs, and what opens them."""
+
+    suffixes: tuple[str, ...]
+    opener: str
+    """`module:function` (path, kind, options) -> Network, imported when it is called"""
+    auto: tuple[str, ...] = ()
+    """files that it runs where no runtime is asked for"""
+
+
+_HERE = "f2f.engine.runtimes"
+RUNTIMES = {
+    "onnxruntime": Runtime((".onnx",), f"{_HERE}.onnx_cuda:open_onnx", auto=(".onnx",)),
+    "onnxruntime-cpu": Runtime((".onnx",), f"{_HERE}.onnx_cuda:open_onnx_cpu"),
+    "onnxruntime-cuda": Runtime((".onnx",), f"{_HERE}.onnx_cuda:open_onnx_cuda"),
+    "torch": Runtime((".pt2",), f"{_HERE}.torch_export:TorchNetwork", auto=(".pt2",)),
+    "tensorrt": Runtime((".onnx", ".engine"), f"{_HERE}.tensorrt_open:open_tensorrt", auto=(".engine",)),
+}
 
 
 def open_network(name: str, kind: Kind, options: RuntimeOptions) -> Network:
@@ -17,17 +40,23 @@ def open_network(name: str, kind: Kind, options: RuntimeOptions) -> Network:
         UsageError: no such file, or no runtime for it.
         NetworkError: the file is no network, or of another kind, or breaks its contract.
     """
+    path = network_file(name, kind)
+    module, function = _runtime_of(path, options).opener.split(":")
+    network: Network = getattr(importlib.import_module(module), function)(path, kind, options)
+    return network
+
+
+def network_file(name: str, kind: Kind) -> Path:
+    """The file that `name`, a path or `demo`, stands for.
+
+    Raises:
+        UsageError: there is none.
+    """
     path = bundled(kind) if name == "demo" else Path(name)
     if not path.is_file():
         ours = "demo, or " if bundled(kind).is_file() else ""
         raise UsageError(f"{kind} {name}: there is no such file; accepted: {ours}a file from `f2f export {kind}`")
-    if _runtime_of(path, options) == "torch":
-        from f2f.engine.runtimes.torch_export import TorchNetwork
-
-        return TorchNetwork(path, kind, options)
-    from f2f.engine.runtimes.onnx_runtime import OnnxNetwork
-
-    return OnnxNetwork(path, kind, options)
+    return path
 
 
 def bundled(kind: str) -> Path:
@@ -35,14 +64,16 @@ def bundled(kind: str) -> Path:
     return Path(str(files("f2f.engine").joinpath("networks", f"demo_{kind}.onnx")))
 
 
-def _runtime_of(path: Path, options: RuntimeOptions) -> str:
-    runtimes = {".onnx": "onnxruntime", ".pt2": "torch"}
-    fitting = runtimes.get(path.suffix)
-    if fitting is None:
-        raise UsageError(f"{path} is not a network; accepted: {', '.join(runtimes)} files from `f2f export`")
-    if options.runtime not in {"auto", fitting}:
+def _runtime_of(path: Path, options: RuntimeOptions) -> Runtime:
+    fitting = {name: runtime for name, runtime in RUNTIMES.items() if path.suffix in runtime.suffixes}
+    if not fitting:
+        suffixes = dict.fromkeys(suffix for runtime in RUNTIMES.values() for suffix in runtime.auto)
+        raise UsageError(f"{path} is not a network; accepted: {', '.join(suffixes)} files from `f2f export`")
+    if options.runtime == "auto":
+        return next(runtime for runtime in fitting.values() if path.suffix in runtime.auto)
+    if options.runtime not in fitting:
         raise UsageError(
-            f"--runtime {options.runtime} cannot run {path.name}; accepted for {path.suffix}: auto, {fitting}; "
-            "export the network in the other form or leave --runtime out"
+            f"--runtime {options.runtime} cannot run {path.name}; accepted for {path.suffix}: auto, "
+            f"{', '.join(fitting)}; export the network in the other form or leave --runtime out"
         )
-    return fitting
+    return fitting[options.runtime]

@@ -17,17 +17,22 @@ _KEY_BYTES = 32
 
 def sign(path: Path) -> None:
     """Mark the file at `path` as made here, by a `.sig` file beside it."""
-    _signature(path).write_text(_digest(path), encoding="ascii")
+    _signature(path).write_text(_digest(path.read_bytes()), encoding="ascii")
 
 
-def is_ours(path: Path) -> bool:
+def is_ours(path: Path, data: bytes | None = None) -> bool:
     """Whether the file at `path` is, byte for byte, one that `sign` marked with this installation's key.
+
+    Args:
+        path: the file.
+        data: what was read of it, where that is what will be used.
 
     Raises:
         UsageError: the key is damaged.
     """
     try:
-        return hmac.compare_digest(_signature(path).read_text(encoding="ascii").strip(), _digest(path))
+        content = path.read_bytes() if data is None else data
+        return hmac.compare_digest(_signature(path).read_text(encoding="ascii").strip(), _digest(content))
     except (OSError, ValueError):
         return False
 
@@ -36,8 +41,8 @@ def _signature(path: Path) -> Path:
     return path.with_name(path.name + ".sig")
 
 
-def _digest(path: Path) -> str:
-    return hmac.new(_key(), path.read_bytes(), hashlib.sha256).hexdigest()
+def _digest(content: bytes) -> str:
+    return hmac.new(_key(), content, hashlib.sha256).hexdigest()
 
 
 def _key() -> bytes:

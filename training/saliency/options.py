@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from f2f.engine.options import RuntimeOptions
+from f2f.engine.options import EngineOptions, RuntimeOptions
 from f2f.training.options import Accelerator, Optimisation, Precision, require
 
 Style = Literal["u2net", "isnet", "birefnet"]
@@ -124,6 +124,9 @@ class SaliencyExport:
     theta_b: float | None = None
     """saliency below which a pixel of no class is background, 0..1; stored as the network's default (default: that at
     which at most 4 % of the held-out objects were lost in training; of --onnx none, which means 0.12)"""
+    engine: bool = False
+    """also build a TensorRT engine, OUT with the suffix .engine, for the GPU of this machine (needs f2f[gpu])"""
+    engines: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
         require(

@@ -8,7 +8,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from f2f.engine.options import RuntimeOptions
+from f2f.engine.options import EngineOptions, RuntimeOptions
 from f2f.training.options import Accelerator, Precision, require
 
 Method = Literal["sec", "dsrg", "labels"]
@@ -209,6 +209,9 @@ class SegmenterExport:
     """with HALF, images to say what it costs in mIoU: VOC2012 or a folder laid out like it, or those of `f2f synth`"""
     list: str = "val"
     """list of these images, all with exact masks"""
+    engine: bool = False
+    """also build a TensorRT engine, OUT with the suffix .engine, for the GPU of this machine (needs f2f[gpu])"""
+    engines: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
         require(self.images is None or self.half, f"images is {self.images} without --half; give both")

@@ -1,0 +1,82 @@
+"""The self-check: a runtime on a GPU gives what ONNX Runtime gives on the CPU, or is not used.
+
+Accepted is a difference, relative to the largest value of an output, of 1e-3 for networks in float32 (the GPU's kernels
+add in another order) and 3e-2 for those that compute anything in less (rounding to 11 bits and fewer, layer by layer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor
+
+from f2f.engine.errors import NetworkError, VideoError
+from f2f.engine.runtimes.network import CONTRACTS, Network
+from f2f.engine.runtimes.onnx_graph import fixed_axes, is_reduced
+from f2f.engine.runtimes.onnx_runtime import import_onnxruntime, open_session
+from f2f.engine.runtimes.trial import relative_difference, trial_input
+
+FLOAT32_TOLERANCE, REDUCED_TOLERANCE = 1e-3, 3e-2
+_ENLARGED = (1, 2, 4)
+
+
+def small_trials(kind: str, size_multiple: int) -> list[tuple[int, ...]]:
+    """Two input shapes that are quick to try."""
+    shapes = [(2, 96, 128), (1, 112, 80)]
+    sizes = [(batch, *(-(-side // size_multiple) * size_multiple for side in size_hw)) for batch, *size_hw in shapes]
+    return [_shape(kind, batch, height, width) for batch, height, width in sizes]
+
+
+def _shape(kind: str, batch: int, height: int, width: int) -> tuple[int, ...]:
+    return (batch, 3, 3, height, width) if CONTRACTS[kind].input_rank == 5 else (batch, 3, height, width)
+
+
+def check_outputs(network: Network, graph: bytes, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Compare a network with ONNX Runtime on the CPU, on smooth noise of every shape.
+
+    Args:
+        network: what is checked.
+        graph: its ONNX file's content.
+        shapes: input shapes; axes that are fixed in the graph are that, and what is too small for it is enlarged.
+
+    Raises:
+        NetworkError: an output differs by more than is accepted, or there is none.
+    """
+    model, kind, runtime = onnx.load_from_string(graph), network.info.kind, network.info.runtime
+    session = open_session(import_onnxruntime(), graph, f"the {kind} network", threads=0)
+    most = REDUCED_TOLERANCE if is_reduced(model) else FLOAT32_TOLERANCE
+    for shape in shapes:
+        batch, expected = _expected(session, kind, shape, fixed_axes(model))
+        try:
+            found = network(batch)
+        except VideoError as error:
+            raise NetworkError(f"{runtime} does not do what ONNX Runtime on the CPU does: {error.detail}") from error
+        for name, wanted, given in zip(CONTRACTS[kind].outputs, expected, found, strict=True):
+            difference = relative_difference(torch.from_numpy(wanted), given)
+            if not difference <= most:
+                raise NetworkError(
+                    f"{runtime} gives another {name} than ONNX Runtime on the CPU, for a {kind} input of "
+                    f"{'x'.join(map(str, batch.shape))}: by {difference:.1e} of its largest value; accepted: "
+                    f"{most:.0e}; it is not used; give --runtime onnxruntime-cpu"
+                )
+
+
+def _expected(
+    session: Any, kind: str, shape: tuple[int, ...], fixed: Sequence[int | None]
+) -> tuple[Tensor, Sequence[Any]]:
+    """A batch that the network takes, of a shape or a larger one, and its outputs on the CPU."""
+    refusals = []
+    for factor in _ENLARGED:
+        larger = (*shape[:-2], *(side * factor for side in shape[-2:]))
+        batch = trial_input([one or size for one, size in zip(fixed, larger, strict=True)])
+        try:
+            return batch, session.run(None, {CONTRACTS[kind].input: batch.numpy()})
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            refusals.append(next(iter(str(error).splitlines()), type(error).__name__))
+    raise NetworkError(
+        f"the {kind} network cannot be checked: ONNX Runtime on the CPU refuses inputs of {shape} and larger "
+        f"({refusals[-1][:300]}); give --runtime onnxruntime-cpu"
+    )

@@ -1,0 +1,32 @@
+"""Trial inputs, and how far two outputs are from each other: for checks of one runtime by another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def trial_input(shape: Sequence[int]) -> Tensor:
+    """Random smooth frames in 0..1 of a shape, the same on every call."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    height, width = shape[-2:]
+    coarse = torch.rand(1, *shape[-3:-2], height // 8 + 1, width // 8 + 1, generator=generator)
+    frames = torch.stack([coarse.roll(place, -1)[0] for place in range(_count(shape))])
+    smooth = functional.interpolate(frames, size=(height, width), mode="bilinear", align_corners=False)
+    return (smooth * 0.9 + 0.1 * torch.rand(smooth.shape, generator=generator)).view(*shape)
+
+
+def _count(shape: Sequence[int]) -> int:
+    return int(torch.tensor(shape[:-3]).prod())
+
+
+def relative_difference(expected: Tensor, given: Tensor) -> float:
+    """Largest absolute difference over the largest absolute value; inf where shapes differ."""
+    if expected.shape != given.shape:
+        return float("inf")
+    if not expected.numel():
+        return 0.0
+    return float((expected - given).abs().max() / expected.abs().max().clamp_min(1e-12))
