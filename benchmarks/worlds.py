@@ -23,7 +23,7 @@ from f2f.engine.options import ClassifyOptions, DecodeOptions, LabelOptions, Run
 from f2f.engine.pool import DecodePool
 from f2f.engine.source import class_of_query, read_source
 from f2f.engine.stage import StageClock
-from f2f.engine.types import InputRow, MovingSoftWindow, VideoEnd
+from f2f.engine.types import InputRow, MovingSoftWindow
 from f2f.engine.window import find_windows
 from f2f.training.synth import CLASSES, SynthOptions, synth
 
@@ -116,7 +116,7 @@ def _windows(
         windows = find_windows(scored, known, networks.tau, run.window, enough=pool.cancel)
         soft = activate_softly(windows, MultiScaleCams(networks.classifier, run.cam.scales), clock)
         for item in follow_both_ways(soft, networks.flow, run.motion, clock):
-            if not isinstance(item, VideoEnd):
+            if isinstance(item, MovingSoftWindow):
                 yield item, item.window.frames[-1].report.fps
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from f2f.engine.stage import StageClock, per_window
-from f2f.engine.types import AggregatedWindow, MovingWindow, VideoEnd
+from f2f.engine.types import AggregatedWindow, End, MovingWindow
 from f2f.kernels import warp_union
 
 
-def aggregate(windows: Iterator[MovingWindow | VideoEnd], clock: StageClock) -> Iterator[AggregatedWindow | VideoEnd]:
+def aggregate(windows: Iterator[MovingWindow | End], clock: StageClock) -> Iterator[AggregatedWindow | End]:
     """The union on the last frame of every window, all classes of its label set at once."""
     yield from per_window("aggregate", _union, windows, clock)
 

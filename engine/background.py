@@ -19,7 +19,7 @@ from f2f.engine.runtimes.network import Network
 from f2f.engine.runtimes.open import open_network
 from f2f.engine.saliency import CLASSICAL_THETA_B, classical_saliency
 from f2f.engine.stage import StageClock, per_window
-from f2f.engine.types import IGNORE, AggregatedWindow, LabelledWindow, VideoEnd
+from f2f.engine.types import IGNORE, AggregatedWindow, End, LabelledWindow
 from f2f.kernels import compose_labels
 
 _CLASSICAL = "minimum barrier + backgroundness, version 1"
@@ -58,8 +58,8 @@ def _network_saliency(network: Network, image: Tensor) -> Tensor:
 
 
 def decide_background(
-    windows: Iterator[AggregatedWindow | VideoEnd], saliency: Saliency, clock: StageClock
-) -> Iterator[LabelledWindow | VideoEnd]:
+    windows: Iterator[AggregatedWindow | End], saliency: Saliency, clock: StageClock
+) -> Iterator[LabelledWindow | End]:
     """The mask of every window's last frame."""
 
     def work(aggregated: AggregatedWindow) -> LabelledWindow:
@@ -74,8 +74,8 @@ def decide_background(
 
 
 def doubt_background(
-    windows: Iterator[LabelledWindow | VideoEnd], saliency: Saliency, clock: StageClock
-) -> Iterator[LabelledWindow | VideoEnd]:
+    windows: Iterator[LabelledWindow | End], saliency: Saliency, clock: StageClock
+) -> Iterator[LabelledWindow | End]:
     """Masks in which background that is salient is ignored: a part of an object that no frame activated may be."""
     prior = saliency.prior
     assert prior is not None, "LabelOptions refuses it"

@@ -11,7 +11,7 @@ from torch import Tensor
 from f2f.engine.classify import Classifier, to_tensor
 from f2f.engine.resize import resize
 from f2f.engine.stage import StageClock, per_window
-from f2f.engine.types import ActiveWindow, SoftWindow, VideoEnd, Window
+from f2f.engine.types import ActiveWindow, End, SoftWindow, Window
 from f2f.kernels import activate_cams
 from f2f.kernels.reference import PEAK_EPSILON
 
@@ -69,14 +69,14 @@ def soften(cams: MultiScaleCams, window: Window) -> SoftWindow:
 
 
 def activate(
-    windows: Iterator[Window | VideoEnd], activation: Activation, clock: StageClock
-) -> Iterator[ActiveWindow | VideoEnd]:
+    windows: Iterator[Window | End], activation: Activation, clock: StageClock
+) -> Iterator[ActiveWindow | End]:
     """The active regions of every window."""
     yield from per_window("cam", activation, windows, clock)
 
 
 def activate_softly(
-    windows: Iterator[Window | VideoEnd], cams: MultiScaleCams, clock: StageClock
-) -> Iterator[SoftWindow | VideoEnd]:
+    windows: Iterator[Window | End], cams: MultiScaleCams, clock: StageClock
+) -> Iterator[SoftWindow | End]:
     """The activation of every window, before any threshold."""
     yield from per_window("cam", partial(soften, cams), windows, clock)

@@ -24,10 +24,10 @@ from av.video.stream import VideoStream
 
 from f2f.engine.errors import VideoError
 from f2f.engine.options import DecodeOptions
-from f2f.engine.pixels import deinterlaced, orientation, picture, pixel_aspect, thumbnail
+from f2f.engine.pixels import deinterlaced, orientation, picture, picture_hw, pixel_aspect, thumbnail
 from f2f.engine.shots import CutDetector, is_blank
 from f2f.engine.tars import Slice
-from f2f.engine.types import DecodeReport, Frame, Span
+from f2f.engine.types import DecodeReport, Frame, PartEnd, Span
 
 # A file may pretend to be a playlist or a concatenation and pull in other files: only real containers are opened.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,mxf,dv,ivf"
@@ -100,19 +100,30 @@ class DecodeState:
 
 
 def sample_frames(
-    video: int, location: str, options: DecodeOptions, state: DecodeState, span: Span | None = None
+    video: int,
+    location: str,
+    options: DecodeOptions,
+    state: DecodeState,
+    span: Span | None = None,
+    begun: PartEnd | None = None,
 ) -> Iterator[Frame]:
     """Sampled frames of the video at `location` (a path), or in its `span`, in order; `state` follows what happens.
 
+    Of the part that was `begun` before, all frames are decoded, since shots and time stamps of the others depend on
+    them; none is given.
+
     Raises:
-        VideoError: the file cannot be opened, has no video, or nothing of it can be decoded.
+        VideoError: the file cannot be opened, has no video, or nothing of it can be decoded; it is not the one that
+            was `begun`.
     """
     with _unchanged(location, span, state), _open(location, options, span) as container:
+        if begun and (state.file_bytes, state.modified_ns) != (begun.report.file_bytes, begun.report.modified_ns):
+            raise VideoError("changed", "the file was written to while it was opened", "transient")
         stream = _video_stream(container)
         _describe(stream, options, state)
         frames = _decoded(container, stream, state)
         timed = _with_time(deinterlaced(frames) if options.deinterlace else frames, stream, options, state)
-        yield from _sampled(video, timed, options, state)
+        yield from _sampled(video, timed, options, state, begun.scan.frames_sampled if begun else 0)
         _note_missing_end(stream, state)
     if not state.frames_decoded:
         raise _nothing_decoded(options, state)
@@ -149,7 +160,7 @@ def _unchanged(path: str, span: Span | None, state: DecodeState) -> Iterator[Non
     Raises:
         VideoError: it is not there, is no file with bytes, or changed while it was read.
     """
-    before = _fingerprint(path)
+    before = fingerprint(path)
     if 0 in (before[0], span and span[1]):
         raise VideoError("empty", "the file has no bytes")
     state.file_bytes, state.modified_ns = span[1] if span else before[0], before[1]
@@ -163,7 +174,7 @@ def _unchanged(path: str, span: Span | None, state: DecodeState) -> Iterator[Non
 
 def _refuse_changed(path: str, before: tuple[int, int], cause: VideoError | None = None) -> None:
     try:
-        now = _fingerprint(path)
+        now = fingerprint(path)
     except VideoError as error:
         raise VideoError("changed", f"while it was read: {error.detail}", "transient") from error
     if now != before:
@@ -171,8 +182,12 @@ def _refuse_changed(path: str, before: tuple[int, int], cause: VideoError | None
         raise VideoError("changed", f"the file was written to while it was read; {sizes}", "transient") from cause
 
 
-def _fingerprint(path: str) -> tuple[int, int]:
-    """Size in bytes and time of the last change in ns of a file that can be read."""
+def fingerprint(path: str) -> tuple[int, int]:
+    """Size in bytes and time of the last change in ns of a file that can be read.
+
+    Raises:
+        VideoError: it is not there, or cannot be read.
+    """
     try:
         found = Path(path).stat()
         if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
@@ -337,10 +352,12 @@ class _Stamps:
 
 
 def _sampled(
-    video: int, timed: Iterator[tuple[float, VideoFrame]], options: DecodeOptions, state: DecodeState
+    video: int, timed: Iterator[tuple[float, VideoFrame]], options: DecodeOptions, state: DecodeState, done: int
 ) -> Iterator[Frame]:
+    """Sampled frames, but for the first `done`, which are only counted."""
     cuts, thumbnails, pixels = CutDetector(), VideoReformatter(), VideoReformatter()
     next_pts, last_pts, last_size, new_shot, errors = -math.inf, -math.inf, (0, 0), False, 0
+    place = 0
     gap_limit_seconds = _gap_limit_seconds(options, state.fps)
     for pts, frame in timed:
         _check_size(frame.width, frame.height, options)
@@ -350,14 +367,18 @@ def _sampled(
         if pts < next_pts - _NEAR_SECONDS:
             continue
         next_pts = _next_sample(pts, state.start_seconds or 0.0, options.sample_fps)
-        image = picture(pixels, frame, state.pixel_aspect, options.max_side)
+        wanted = state.frames_sampled >= done
+        image = picture(pixels, frame, state.pixel_aspect, options.max_side) if wanted else None
+        size_hw = picture_hw(frame, state.pixel_aspect, options.max_side)
         turns, state.mirrored = orientation(frame)
         state.rotation_degrees = (0, 90, 180, -90)[turns]
-        new_shot |= pts - last_pts > gap_limit_seconds + _NEAR_SECONDS or image.shape[:2] != last_size
+        new_shot |= pts - last_pts > gap_limit_seconds + _NEAR_SECONDS or size_hw != last_size
+        place = 0 if new_shot else place + 1
         state.shot += new_shot and state.frames_sampled > 0
         state.frames_sampled += 1
-        last_pts, last_size, new_shot = pts, image.shape[:2], False
-        yield Frame(video, state.shot, pts, image, state.report(), is_blank(small))
+        last_pts, last_size, new_shot = pts, size_hw, False
+        if image is not None:
+            yield Frame(video, state.shot, pts, image, state.report(), is_blank(small), place)
 
 
 def _gap_limit_seconds(options: DecodeOptions, fps: float) -> float:

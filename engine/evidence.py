@@ -14,7 +14,7 @@ from torch import Tensor
 
 from f2f.engine.camera import residual_motion
 from f2f.engine.stage import StageClock, per_window
-from f2f.engine.types import EvidentWindow, MovingSoftWindow, VideoEnd
+from f2f.engine.types import End, EvidentWindow, MovingSoftWindow
 from f2f.kernels import soft_union
 
 MOTION_PX = 2.5
@@ -25,7 +25,7 @@ still object among moving ones), much where it moves more, and in proportion bet
 _EPSILON = 1e-6
 
 
-def weigh(windows: Iterator[MovingSoftWindow | VideoEnd], clock: StageClock) -> Iterator[EvidentWindow | VideoEnd]:
+def weigh(windows: Iterator[MovingSoftWindow | End], clock: StageClock) -> Iterator[EvidentWindow | End]:
     """The evidence of every window, all classes of its label set at once."""
     yield from per_window("aggregate", evidence_of, windows, clock)
 

@@ -19,7 +19,7 @@ from f2f.engine.resize import pad_multiple
 from f2f.engine.runtimes.network import Network
 from f2f.engine.runtimes.open import open_network
 from f2f.engine.stage import StageClock, per_batch
-from f2f.engine.types import ActiveWindow, ImageArray, MovingSoftWindow, MovingWindow, SoftWindow, VideoEnd
+from f2f.engine.types import ActiveWindow, End, ImageArray, MovingSoftWindow, MovingWindow, SoftWindow
 
 _OPENCV_MIN_SIDE_PX = 12
 Clip = Sequence[ImageArray]
@@ -123,8 +123,8 @@ def _opencv() -> Any:
 
 
 def follow(
-    windows: Iterator[ActiveWindow | VideoEnd], flow: Flow, options: FlowOptions, clock: StageClock
-) -> Iterator[MovingWindow | VideoEnd]:
+    windows: Iterator[ActiveWindow | End], flow: Flow, options: FlowOptions, clock: StageClock
+) -> Iterator[MovingWindow | End]:
     """The K-1 flows of every window; none for K = 1."""
 
     def work(together: Sequence[ActiveWindow]) -> list[MovingWindow]:
@@ -138,8 +138,8 @@ def follow(
 
 
 def follow_both_ways(
-    windows: Iterator[SoftWindow | VideoEnd], flow: Flow, options: FlowOptions, clock: StageClock
-) -> Iterator[MovingSoftWindow | VideoEnd]:
+    windows: Iterator[SoftWindow | End], flow: Flow, options: FlowOptions, clock: StageClock
+) -> Iterator[MovingSoftWindow | End]:
     """The K-1 flows of every window and the way back; none for K = 1."""
 
     def work(together: Sequence[SoftWindow]) -> list[MovingSoftWindow]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from f2f.engine.files import machine_errors
 from f2f.engine.picture import contact_sheet
 from f2f.engine.stage import StageClock
-from f2f.engine.types import ImageArray, MovingSoftWindow, MovingWindow, VideoEnd, Window
+from f2f.engine.types import End, ImageArray, MovingSoftWindow, MovingWindow, Window
 
 Moving = TypeVar("Moving", MovingWindow, MovingSoftWindow)
 
@@ -33,11 +33,11 @@ def flow_colours(flow_xy_px: npt.NDArray[np.floating], longest_px: float) -> Ima
 
 
 def picture_flow(
-    windows: Iterator[Moving | VideoEnd], folder: Path, name: Callable[[Window], str], clock: StageClock
-) -> Iterator[Moving | VideoEnd]:
+    windows: Iterator[Moving | End], folder: Path, name: Callable[[Window], str], clock: StageClock
+) -> Iterator[Moving | End]:
     """The same items; writes <folder>/flow/<name>.png for every window: its frames, and the flow of each below it."""
     for item in windows:
-        if not isinstance(item, VideoEnd):
+        if not isinstance(item, End):
             with clock.busy("pictures"):
                 _save(item, folder / "flow" / f"{name(item.window)}.png")
         yield item

@@ -4,11 +4,12 @@ voc         OUT/voc/JPEGImages/<id>.jpg SegmentationClass/<id>.png Confidence/<i
 webdataset  OUT/webdataset/000000.tar with <id>.jpg <id>.png <id>.confidence.png <id>.json of every mask, labels.txt
 
 Either way they are first written into OUT/.staging/000000 and get to their place when their shard is committed; what
-lies there and no record names is removed when the run goes on.
+lies there and no record names, of a shard or of a part of a video (parts.py), is removed when the run goes on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tarfile
 from abc import ABC, abstractmethod
@@ -87,13 +88,16 @@ class Layout(ABC):
             for path in self.others(committed, foreign):
                 path.unlink()
 
-    def stage(self, shard: int, id_: str, files: Mapping[Part, bytes]) -> None:
-        """Write a mask's files aside, those that the layout has."""
+    def stage(self, shard: int, id_: str, files: Mapping[Part, bytes]) -> dict[str, str]:
+        """Write a mask's files aside, those that the layout has; their sha256 by their names."""
+        digests = {}
         for part in self.parts:
             path = self._staged(shard, id_, part)
             with machine_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(files[part])
+            digests[path.name] = hashlib.sha256(files[part]).hexdigest()
+        return digests
 
     def drop(self, shard: int, id_: str) -> None:
         """Remove a mask's staged files."""
@@ -102,17 +106,32 @@ class Layout(ABC):
             with machine_errors(path):
                 path.unlink(missing_ok=True)
 
-    def clear_staging(self, shard: int) -> None:
-        """Remove the staged files of a shard."""
-        shutil.rmtree(self._staging(shard), ignore_errors=True)
+    def clear_staging(self, shard: int, keep: Collection[str] = ()) -> None:
+        """Remove the staged files of a shard, but for those with the names to `keep`."""
+        if keep:
+            with suppress(OSError):
+                for path in self.staging(shard).iterdir():
+                    if path.name not in keep:
+                        path.unlink(missing_ok=True)
+            return
+        shutil.rmtree(self.staging(shard), ignore_errors=True)
         with suppress(OSError):  # other shards are staged there too
-            self._staging(shard).parent.rmdir()
+            self.staging(shard).parent.rmdir()
 
-    def _staging(self, shard: int) -> Path:
+    def staging(self, shard: int) -> Path:
+        """The folder of a shard's staged files."""
         return self.out / ".staging" / f"{shard:06d}"
 
+    def staged_shards(self) -> list[int]:
+        """Numbers of the shards that have staged files."""
+        return sorted(int(folder.name) for folder in (self.out / ".staging").glob("[0-9]*"))
+
+    def staged_names(self, id_: str) -> set[str]:
+        """Names of a mask's staged files."""
+        return {f"{id_}{SUFFIXES[part]}" for part in self.parts}
+
     def _staged(self, shard: int, id_: str, part: Part) -> Path:
-        return self._staging(shard) / f"{id_}{SUFFIXES[part]}"
+        return self.staging(shard) / f"{id_}{SUFFIXES[part]}"
 
 
 class VocLayout(Layout):

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from f2f.engine import parts
 from f2f.engine.aggregate import aggregate
 from f2f.engine.background import decide_background, doubt_background
 from f2f.engine.cam import Activation, MultiScaleCams, activate, activate_softly
@@ -30,7 +31,7 @@ from f2f.engine.scout import scout
 from f2f.engine.source import printable
 from f2f.engine.stage import StageClock
 from f2f.engine.staging import Stager
-from f2f.engine.types import Frame, LabelledWindow, ScoredFrame, VideoEnd, Window
+from f2f.engine.types import End, Frame, LabelledWindow, PartEnd, ScoredFrame, VideoEnd, Window
 from f2f.engine.window import find_windows
 from f2f.engine.write import ShardWriter, write
 
@@ -86,9 +87,13 @@ def run_shards(
     writer = ShardWriter(run, known, lambda _: _count_commit(progress), shards)
     try:
         _refuse_unusable(rows, run, known, writer, progress)
-        usable = [(number, run.rows[number]) for number in rows if number in known and not run.rows[number].problem]
+        finished = set(writer.parts.finished)
+        for settled in writer.settle_finished():
+            _count(settled, progress)
+        left = [number for number in rows if number in known and number not in finished]
+        usable = [(number, run.rows[number]) for number in left if not run.rows[number].problem]
         with (
-            DecodePool(options.decode, progress.clock) as pool,
+            DecodePool(options.decode, progress.clock, writer.parts.begun) as pool,
             Stager(options.fetch) as stager,
             Lanes(progress.clock, pool.stop) as lanes,
         ):
@@ -117,25 +122,26 @@ def _stages(
     lanes: Lanes,
 ) -> Iterator[MaskRecord | VideoRecord]:
     """decode -> classify -> window -> what the rule does -> those that are good enough -> write."""
-    wanted = Wanted()
+    wanted, begun = Wanted(), writer.parts.ends
     if networks.tau is None and options.window.windows != "best":
         scored = without_scores(frames)
     else:
         scored = classify(
-            _scouted(frames, queries, networks, options, clock, wanted),
+            _scouted(frames, queries, networks, options, clock, wanted, begun),
             networks.classifier,
             options.batch_frame_count,
             clock,
             wanted,
         )
-    found = find_windows(scored, queries, networks.tau, options.window, pool.cancel, wanted.enough_of_shot)
+    told = pool.cancel, wanted.enough_of_shot
+    found = find_windows(scored, queries, networks.tau, options.window, *told, parts.PART_SECONDS, begun)
     windows = lanes.prefetch(found, "classify", "cam")
     cams = MultiScaleCams(networks.classifier, options.cam.scales)
     if options.aggregation.rule == "f2f":
         labelled = _by_evidence(windows, cams, networks, options, writer, clock, lanes)
     else:
         labelled = _by_the_paper(windows, cams, networks, options, writer, clock, lanes)
-    good = keep_good(labelled, queries, options.aggregation.min_quality)
+    good = keep_good(labelled, queries, options.aggregation.min_quality, begun)
     return write(lanes.prefetch(good, "aggregate", "write"), writer, clock)
 
 
@@ -146,6 +152,7 @@ def _scouted(
     options: LabelOptions,
     clock: StageClock,
     wanted: Wanted,
+    begun: Mapping[int, PartEnd],
 ) -> Iterator[Frame | Probed | VideoEnd]:
     """The frames that have to be scored: all where the query is trusted."""
     tau = networks.tau
@@ -156,18 +163,18 @@ def _scouted(
         return scored.scores is not None and bool(scored.scores[queries[scored.frame.video]] > tau)
 
     every, batch = options.window.window_frames, options.batch_frame_count
-    return scout(frames, networks.classifier, every, shows_query, batch, clock, wanted)
+    return scout(frames, networks.classifier, every, shows_query, batch, clock, wanted, begun)
 
 
 def _by_the_paper(
-    windows: Iterator[Window | VideoEnd],
+    windows: Iterator[Window | End],
     cams: MultiScaleCams,
     networks: Networks,
     options: LabelOptions,
     writer: ShardWriter,
     clock: StageClock,
     lanes: Lanes,
-) -> Iterator[LabelledWindow | VideoEnd]:
+) -> Iterator[LabelledWindow | End]:
     """cam -> flow -> aggregate -> background."""
     active = lanes.prefetch(activate(windows, Activation(cams, networks.theta_f), clock), "cam", "flow")
     moving = follow(active, networks.flow, options.motion, clock)
@@ -178,14 +185,14 @@ def _by_the_paper(
 
 
 def _by_evidence(
-    windows: Iterator[Window | VideoEnd],
+    windows: Iterator[Window | End],
     cams: MultiScaleCams,
     networks: Networks,
     options: LabelOptions,
     writer: ShardWriter,
     clock: StageClock,
     lanes: Lanes,
-) -> Iterator[LabelledWindow | VideoEnd]:
+) -> Iterator[LabelledWindow | End]:
     """cam -> flow, both ways -> aggregate -> refine, and background where asked."""
     soft = lanes.prefetch(activate_softly(windows, cams, clock), "cam", "flow")
     moving = follow_both_ways(soft, networks.flow, options.motion, clock)

@@ -46,14 +46,25 @@ def orientation(frame: VideoFrame) -> tuple[int, bool]:
 
 def picture(reformatter: VideoReformatter, frame: VideoFrame, aspect: float, max_side: int) -> ImageArray:
     """RGB of a frame as it is meant to be seen, longer side at most `max_side` px; uint8 [H, W, 3]."""
-    seen_width = frame.width * aspect
-    scale = min(1.0, max_side / max(seen_width, frame.height))
-    width, height = max(1, round(seen_width * scale)), max(1, round(frame.height * scale))
+    height, width = _scaled_hw(frame, aspect, max_side)
     rgb = _array(reformatter.reformat(frame, width, height, "rgb24", interpolation="AREA"))
     if frame.color_trc == _TRANSFER_PQ:
         rgb = _PQ_TO_SDR[rgb]
     turns, mirrored = orientation(frame)
     return np.ascontiguousarray(np.rot90(rgb[:, ::-1] if mirrored else rgb, k=turns))
+
+
+def picture_hw(frame: VideoFrame, aspect: float, max_side: int) -> tuple[int, int]:
+    """Height and width in px of a frame's `picture`, without making it."""
+    height, width = _scaled_hw(frame, aspect, max_side)
+    turns, _ = orientation(frame)
+    return (width, height) if turns % 2 else (height, width)
+
+
+def _scaled_hw(frame: VideoFrame, aspect: float, max_side: int) -> tuple[int, int]:
+    seen_width = frame.width * aspect
+    scale = min(1.0, max_side / max(seen_width, frame.height))
+    return max(1, round(frame.height * scale)), max(1, round(seen_width * scale))
 
 
 def thumbnail(reformatter: VideoReformatter, frame: VideoFrame) -> ImageArray:

@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -32,7 +32,7 @@ from f2f.engine.errors import MachineError, VideoError
 from f2f.engine.files import machine_errors
 from f2f.engine.options import DecodeOptions
 from f2f.engine.stage import StageClock
-from f2f.engine.types import DecodeReport, Failure, Frame, ImageArray, InputRow, Span, VideoEnd
+from f2f.engine.types import DecodeReport, Failure, Frame, ImageArray, InputRow, PartEnd, Span, VideoEnd
 
 _SLOTS = 8
 _POLL_SECONDS = 0.5
@@ -49,6 +49,8 @@ class DecodeTask:
     video: int
     location: str
     span: Span | None = None
+    begun: PartEnd | None = None
+    """the part of it whose frames are not wanted"""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class FrameMessage:
     size_hw: tuple[int, int]
     report: DecodeReport
     blank: bool
+    place: int
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ class _Sender:
         self._cancelled = False
         state = DecodeState(tick=lambda: self._connection.send("tick"))
         try:
-            for frame in sample_frames(task.video, task.location, options, state, task.span):
+            for frame in sample_frames(task.video, task.location, options, state, task.span, task.begun):
                 self._send(frame)
                 if self._cancelled:
                     break
@@ -199,9 +202,9 @@ class _Sender:
             self.note(self._connection.recv())
         self.blocked_seconds += time.monotonic() - start
         self._ring.put(self._slot, frame.image)
-        place = (self._slot, frame.size_hw)
+        slot = (self._slot, frame.size_hw)
         self._connection.send(
-            FrameMessage(frame.video, frame.shot, frame.pts_seconds, *place, frame.report, frame.blank)
+            FrameMessage(frame.video, frame.shot, frame.pts_seconds, *slot, frame.report, frame.blank, frame.place)
         )
         self._credit -= 1
         self._slot = (self._slot + 1) % self._ring.slots
@@ -228,9 +231,17 @@ class _Child:
 class DecodePool:
     """Decodes videos in child processes; use as a context manager, by one thread (but for `stop`)."""
 
-    def __init__(self, options: DecodeOptions, clock: StageClock | None = None) -> None:
-        """Children are started when they are first needed; `clock` counts their seconds as those of `decode`."""
-        self._options, self._clock = options, clock or StageClock()
+    def __init__(
+        self,
+        options: DecodeOptions,
+        clock: StageClock | None = None,
+        begun: Callable[[int, InputRow], PartEnd | None] = lambda *_: None,
+    ) -> None:
+        """Children are started when they are first needed; `clock` counts their seconds as those of `decode`.
+
+        `begun` is asked for the part of a video that is done already, right before the video is opened.
+        """
+        self._options, self._clock, self._begun = options, clock or StageClock(), begun
         self._stopped = threading.Event()
         self._children: list[_Child] = []
         self._starved = False
@@ -280,7 +291,8 @@ class DecodePool:
                 yield entry
             elif isinstance(entry, tuple):
                 idle = next((child for child in self._children if child.task is None), None)
-                self._give(idle or self._start(), DecodeTask(entry[0], entry[1].location, entry[1].span))
+                task = DecodeTask(entry[0], entry[1].location, entry[1].span, self._begun(*entry))
+                self._give(idle or self._start(), task)
             else:
                 self._starved = entry is None
                 return
@@ -330,7 +342,8 @@ class DecodePool:
         child.last = message
         with suppress(OSError):  # a dead child is noticed by `_receive`
             child.connection.send("credit")
-        return Frame(message.video, message.shot, message.pts_seconds, image, message.report, message.blank)
+        where = (message.video, message.shot, message.pts_seconds)
+        return Frame(*where, image, message.report, message.blank, message.place)
 
     def _start(self) -> _Child:
         slot_bytes = -(-(self._options.max_side**2) * 3 // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -113,7 +113,7 @@ def probe(video: Path, decode: DecodeOptions, window: WindowOptions) -> Probe:
         for item in find_windows(scored, {0: 0}, None, window, enough=pool.cancel):
             if isinstance(item, Window):
                 windows.append((item.frames[0].pts_seconds, item.frames[-1].pts_seconds))
-            else:
+            elif isinstance(item, VideoEnd):
                 end = item
     return Probe(
         video_record(row, end, len(windows)),

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from f2f.engine.types import LabelledWindow, VideoEnd
+from f2f.engine.types import End, LabelledWindow, PartEnd, VideoEnd
 
 OFFSET, WEIGHTS = -5.21, (1.12, 5.61, -6.71)
 """of the logistic function; the weights are those of `signs`, in its order"""
@@ -50,30 +51,44 @@ def signs(classes: Tensor, moves: Tensor) -> Tensor:
 
 
 def keep_good(
-    items: Iterator[LabelledWindow | VideoEnd], queries: Mapping[int, int], least: float
-) -> Iterator[LabelledWindow | VideoEnd]:
-    """The masks whose estimated IoU is `least` or more for the query's class; a video's end counts the others.
+    items: Iterator[LabelledWindow | End],
+    queries: Mapping[int, int],
+    least: float,
+    begun: Mapping[int, PartEnd] = MappingProxyType({}),
+) -> Iterator[LabelledWindow | End]:
+    """The masks whose estimated IoU is `least` or more for the query's class; ends count the others.
 
-    `queries` maps a video to the channel of its query's class. With `least` 0 all are kept.
+    `queries` maps a video to the channel of its query's class, `begun` a video to the part of it that was done before.
+    With `least` 0 all are kept.
     """
-    left_out: dict[int, list[float]] = {}
+    left_out: dict[int, tuple[int, float]] = {}
     for item in items:
+        video = item.video if isinstance(item, End) else item.window.video
+        before = left_out.get(video) or _before(begun.get(video))
         if isinstance(item, VideoEnd):
-            yield _with_count(item, left_out.pop(item.video, []), least)
+            left_out.pop(video, None)
+            yield _with_count(item, *before, least)
+        elif isinstance(item, PartEnd):
+            yield replace(item, left_out=before[0], best_left_out=before[1])
         else:
-            quality = item.quality(queries[item.window.video])
+            quality = item.quality(queries[video])
             if quality is None or quality >= least:
                 yield item
             else:
-                left_out.setdefault(item.window.video, []).append(quality)
+                left_out[video] = before[0] + 1, max(before[1], quality)
 
 
-def _with_count(end: VideoEnd, left_out: list[float], least: float) -> VideoEnd:
+def _before(part: PartEnd | None) -> tuple[int, float]:
+    """Masks that are left out in a part of a video, and the highest quality among them."""
+    return (part.left_out, part.best_left_out) if part else (0, 0.0)
+
+
+def _with_count(end: VideoEnd, count: int, best: float, least: float) -> VideoEnd:
     """The end of a video; its note is read where no mask is left."""
-    if end.failure or not left_out:
+    if end.failure or not count:
         return end
-    detail = f"the best of {len(left_out)} masks has an estimated IoU of {max(left_out)}; --min-quality is {least}"
-    return replace(end, note=end.note or ("low_quality", detail), left_out=len(left_out))
+    detail = f"the best of {count} masks has an estimated IoU of {best}; --min-quality is {least}"
+    return replace(end, note=end.note or ("low_quality", detail), left_out=count)
 
 
 def _masks(classes: Tensor) -> Tensor:

@@ -215,13 +215,14 @@ def _shard(
     """The record that the entries of its file make; `sha256`, the seal, was checked on the bytes."""
     return ShardRecord(
         shard,
-        tuple(_make(VideoRecord, video) for video in videos),
-        tuple(_make(MaskRecord, mask) for mask in masks),
+        tuple(from_entry(VideoRecord, video) for video in videos),
+        tuple(from_entry(MaskRecord, mask) for mask in masks),
         dict(files or {}),
     )
 
 
-def _make(kind: Any, entry: Mapping[str, Any]) -> Any:
+def from_entry(kind: Any, entry: Mapping[str, Any]) -> Any:
+    """The record of a `kind` that its entries in a JSON file make."""
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
 
 

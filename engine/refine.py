@@ -12,7 +12,7 @@ from torch import Tensor
 from f2f.engine.classify import to_tensor
 from f2f.engine.quality import estimated_iou
 from f2f.engine.stage import StageClock, per_window
-from f2f.engine.types import IGNORE, EvidentWindow, ImageArray, LabelledWindow, VideoEnd
+from f2f.engine.types import IGNORE, End, EvidentWindow, ImageArray, LabelledWindow
 from f2f.kernels import crf_refine
 
 follow_edges = partial(
@@ -28,8 +28,8 @@ _LEAST = 1e-5
 
 
 def refine(
-    windows: Iterator[EvidentWindow | VideoEnd], theta: float, sure: float, clock: StageClock
-) -> Iterator[LabelledWindow | VideoEnd]:
+    windows: Iterator[EvidentWindow | End], theta: float, sure: float, clock: StageClock
+) -> Iterator[LabelledWindow | End]:
     """The masks of windows. Pixels whose likeliest label is less probable than `sure` are ignored."""
     yield from per_window("refine", partial(_labelled, theta, sure), windows, clock)
 

@@ -363,13 +363,15 @@ def _slices(old: list[list[int]], inputs: int, shard_videos: int) -> list[list[i
 
 
 def _remove_leftovers(run: Run, shards: Collection[int]) -> None:
-    """Remove what an interrupted run left of `shards`: staged files, and files in place that no record names.
+    """Remove what an interrupted run left: files staged of shards that are done, and files in place without a record.
 
-    Files that belong to no input at all go too; those of other shards may be another process's, about to commit.
+    What is staged of `shards` is looked through by those that work on them; see parts.py. Files that belong to no input
+    at all go too; those of other shards may be another process's, about to commit.
     """
-    for shard in shards:
+    pending = set(run.pending_shards())
+    for shard in set(run.layout.staged_shards()).difference(pending):
         run.layout.clear_staging(shard)
     committed = {record.shard: [mask.id for mask in record.masks] for record in run.committed}
-    others = set(run.pending_shards()).difference(shards)
+    others = pending.difference(shards)
     foreign = {shard: {file_prefix(run.rows[row].id) for row in run.shard_rows(shard)} for shard in others}
     run.layout.remove_others(committed, foreign)

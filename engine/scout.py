@@ -7,12 +7,13 @@ a K-th is scored. What windows there are is the same as if all frames were (pape
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from f2f.engine.classify import Batches, Classifier, Look, Probed, Wanted
 from f2f.engine.stage import StageClock
-from f2f.engine.types import Frame, ScoredFrame, VideoEnd
+from f2f.engine.types import Frame, PartEnd, ScoredFrame, VideoEnd
 
 ShowsQuery = Callable[[ScoredFrame], bool]
 
@@ -39,6 +40,7 @@ def scout(
     batch_frames: int,
     clock: StageClock,
     wanted: Wanted,
+    begun: Mapping[int, PartEnd] = MappingProxyType({}),
 ) -> Iterator[Frame | Probed | VideoEnd]:
     """Frames that are to be scored, and K-ths that are; what can be in no window is left out, but for blank frames.
 
@@ -50,6 +52,7 @@ def scout(
         batch_frames: K-ths of one size that are scored together.
         clock: counts the time of `classify`.
         wanted: frames that still matter.
+        begun: video -> the part of it that was done before, for videos whose frames come from its end on.
     """
     batches = Batches[_Chunk](classifier, batch_frames, clock, lambda chunk: chunk.probe)
     open_chunks: dict[int, list[Frame]] = {}
@@ -59,7 +62,7 @@ def scout(
     def settled(results: Sequence[tuple[_Chunk, Look | None]]) -> Iterator[Frame | Probed]:
         for chunk, look in results:
             first = chunk.frames[0]
-            shot, showed = before.get(first.video, (first.shot, False))
+            shot, showed = before.get(first.video) or _at_the_end_of(begun.get(first.video))
             showed = showed and shot == first.shot
             shows = look is not None and (not isinstance(look, ScoredFrame) or shows_query(look))
             yield from _told(chunk, look, is_needed=showed or shows)
@@ -84,6 +87,11 @@ def scout(
             open_chunks.setdefault(item.video, []).append(item)
             if len(open_chunks[item.video]) == every:
                 yield from close(item.video, is_whole=True)
+
+
+def _at_the_end_of(part: PartEnd | None) -> tuple[int, bool]:
+    """Shot of the last K-th of a part, behind which it ends, and whether that shows the query."""
+    return (part.scan.shot, part.scan.run_length > 0) if part else (-1, False)
 
 
 def _told(chunk: _Chunk, look: Look | None, is_needed: bool) -> Iterator[Frame | Probed]:

@@ -30,7 +30,7 @@ from f2f.engine.picture import contact_sheet, heat, open_image, overlay
 from f2f.engine.records import MaskRecord
 from f2f.engine.replay import Replay, replay
 from f2f.engine.stage import StageClock
-from f2f.engine.types import ImageArray, MovingSoftWindow, MovingWindow, VideoEnd, Window
+from f2f.engine.types import End, ImageArray, MovingSoftWindow, MovingWindow, VideoEnd, Window
 from f2f.kernels import compose_labels
 
 Item = TypeVar("Item")
@@ -145,13 +145,13 @@ def _video(*items: Item) -> Iterator[Item | VideoEnd]:
     yield VideoEnd(0)
 
 
-def _results(items: Iterator[Item | VideoEnd]) -> list[Item]:
-    """What came out of the stages, without the video's end."""
+def _results(items: Iterator[Item | End]) -> list[Item]:
+    """What came out of the stages, without ends."""
     results = list[Item]()
     for item in items:
-        if not isinstance(item, VideoEnd):
+        if not isinstance(item, End):
             results.append(item)
-        elif item.failure:
+        elif isinstance(item, VideoEnd) and item.failure:
             raise UsageError(f"{item.failure.stage}: {item.failure.detail}; the mask cannot be made again")
     return results
 

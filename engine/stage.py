@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from f2f.engine.errors import VideoError
-from f2f.engine.types import Failure, VideoEnd, Window
+from f2f.engine.types import End, Failure, PartEnd, VideoEnd, Window
 
 
 class OfWindow(Protocol):
@@ -82,8 +82,8 @@ def _counted(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 def per_window(
-    stage: str, work: Callable[[In], Out], items: Iterator[In | VideoEnd], clock: StageClock
-) -> Iterator[Out | VideoEnd]:
+    stage: str, work: Callable[[In], Out], items: Iterator[In | End], clock: StageClock
+) -> Iterator[Out | End]:
     """Apply `work` to every window's item.
 
     A `VideoError` becomes the failure in its video's `VideoEnd`; the video's later windows are passed over.
@@ -94,10 +94,10 @@ def per_window(
 def per_batch(
     stage: str,
     work: Callable[[Sequence[In]], Sequence[Out]],
-    items: Iterator[In | VideoEnd],
+    items: Iterator[In | End],
     most: int,
     clock: StageClock,
-) -> Iterator[Out | VideoEnd]:
+) -> Iterator[Out | End]:
     """Apply `work` to up to `most` items at a time whose windows have one length and frame size; order is kept.
 
     What fails together is tried again one by one, so that a bad window fails its own video only, as in `per_window`.
@@ -124,16 +124,22 @@ def per_batch(
         if isinstance(group, VideoEnd):
             failure = failed.pop(group.video, None)
             yield group if group.failure or failure is None else replace(group, failure=failure)
+        elif isinstance(group, PartEnd):
+            if group.video not in failed:  # else something of this part is missing
+                yield group
         else:
             yield from settle(group)
 
 
-def _grouped(items: Iterator[In | VideoEnd], most: int) -> Iterator[list[In] | VideoEnd]:
-    """Runs of up to `most` like windows; the ends of videos that come between them follow."""
+def _grouped(items: Iterator[In | End], most: int) -> Iterator[list[In] | End]:
+    """Runs of up to `most` like windows; the ends of videos that come between them follow, those of parts at once."""
     group: list[In] = []
     ends: list[VideoEnd] = []
     for item in items:
-        if isinstance(item, VideoEnd):
+        if isinstance(item, PartEnd):  # no window of what comes after it may be before it
+            yield from _emptied(group, ends)
+            yield item
+        elif isinstance(item, VideoEnd):
             ends.append(item)
         else:
             if group and _shape(item) != _shape(group[0]):
@@ -144,7 +150,7 @@ def _grouped(items: Iterator[In | VideoEnd], most: int) -> Iterator[list[In] | V
     yield from _emptied(group, ends)
 
 
-def _emptied(group: list[In], ends: list[VideoEnd]) -> Iterator[list[In] | VideoEnd]:
+def _emptied(group: list[In], ends: list[VideoEnd]) -> Iterator[list[In] | End]:
     if group:
         yield list(group)
     yield from tuple(ends)

@@ -7,11 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from f2f.engine.claims import Claim, live_claims
+from f2f.engine.layout import layout_of
+from f2f.engine.parts import read_parts
 from f2f.engine.records import ShardRecord, Summary, each_shard, summarize
 from f2f.engine.run import read_run
 
@@ -58,6 +61,8 @@ class RunStatus:
     committed_shards: int
     live: tuple[LiveProcess, ...]
     failed: tuple[Failed, ...]
+    parts: tuple[float, ...] = ()
+    """of every input that is pending and done in part: how much of it, in seconds of the video"""
 
     def print_table(self, console: Console) -> None:
         """Write all but the summary."""
@@ -66,6 +71,10 @@ class RunStatus:
             rate = f"{one.inputs_per_hour:.0f} inputs/hour since its start"
             did = f"{one.settled} of its {one.inputs} inputs committed in {one.seconds:.0f} s, {rate}"
             console.print(f"live: process {one.pid} on {one.host}, {one.shards} shards, {did}")
+        if self.parts:
+            console.print(
+                f"done in part: {len(self.parts)} pending inputs, {sum(self.parts) / 60:.1f} minutes of video"
+            )
         if not self.live and self.summary.pending:
             console.print("no process is at work; run the same `f2f label` command again to go on")
         if self.failed:
@@ -84,7 +93,8 @@ def read_status(out: Path) -> RunStatus:
     summary = summarize(len(run["inputs"]), watch.see(each_shard(out)))
     sizes = [last - first for first, last in run["shards"]]
     live = tuple(_live(claim, sizes, watch.pending, time.time()) for claim in claims)
-    return RunStatus(summary, sum(size > 0 for size in sizes), len(watch.pending), live, watch.failed())
+    shards = sum(size > 0 for size in sizes)
+    return RunStatus(summary, shards, len(watch.pending), live, watch.failed(), _parts(out, run, watch.pending))
 
 
 class _Watch:
@@ -111,6 +121,15 @@ def _live(claim: Claim, sizes: list[int], pending: dict[int, int], now_seconds: 
     left = sum(pending.get(shard, sizes[shard]) for shard in claim.shards)
     seconds = max(0.0, now_seconds - claim.started_seconds)
     return LiveProcess(claim.host, claim.pid, seconds, len(claim.shards), claim.inputs, max(0, claim.inputs - left))
+
+
+def _parts(out: Path, run: dict[str, Any], pending: dict[int, int]) -> tuple[float, ...]:
+    """How much is done of each input that is done in part."""
+    layout = layout_of(out, run["options"])
+    shards = [shard for shard in layout.staged_shards() if pending.get(shard, 1)]
+    return tuple(
+        parts[-1].seconds for shard in shards for parts in read_parts(layout, run, shard, check_files=False).values()
+    )
 
 
 def _failure_table(failed: Iterable[Failed]) -> Table:

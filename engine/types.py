@@ -96,6 +96,8 @@ class Frame:
     """what decoding had seen of the video up to this frame"""
     blank: bool = False
     """it is of one brightness: black, a fade, a test screen"""
+    place: int = 0
+    """sampled frames of its shot before it"""
 
     def __post_init__(self) -> None:
         assert self.image.dtype == np.uint8, self.image.dtype
@@ -146,6 +148,52 @@ class VideoEnd:
     """(reason, detail) of a video that ended short but whose masks are good, or that has none"""
     left_out: int = 0
     """masks that are not written because their quality is too low"""
+
+
+@dataclass(frozen=True)
+class ScanState:
+    """How far the search for windows is in a video, at a moment when it holds none of its frames."""
+
+    frames_sampled: int
+    """sampled frames that are behind it"""
+    pts_seconds: float
+    """about where it goes on"""
+    shot: int = -1
+    """where it goes on; -1: before the first"""
+    kept_in_shot: int = 0
+    """windows kept of this shot"""
+    run_classes: tuple[int, ...] = ()
+    """label set of the run that goes on; none where no run does"""
+    run_length: int = 0
+    """frames of this run so far"""
+    with_query: int = 0
+    """frames whose label set contains the query"""
+    longest_run: int = 0
+    blank: int = 0
+    """frames of one brightness"""
+    found: int = 0
+    """windows kept"""
+
+
+@dataclass(frozen=True)
+class PartEnd:
+    """Follows the last item of a part of a video through the stages that come after the search for windows.
+
+    What comes of the video up to here is complete, and what comes after it needs none of the frames up to here.
+    """
+
+    video: int
+    scan: ScanState
+    report: DecodeReport
+    """what decoding had seen of the video up to the frame that comes next"""
+    left_out: int = 0
+    """masks up to here that are not written because their quality is too low"""
+    best_left_out: float = 0.0
+    """the highest quality among these"""
+
+
+End = VideoEnd | PartEnd
+"""what comes between the windows of videos"""
 
 
 @dataclass(frozen=True)

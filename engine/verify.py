@@ -19,6 +19,7 @@ from f2f.engine.claims import live_claims, locked, refuse_live
 from f2f.engine.errors import UsageError
 from f2f.engine.files import digest
 from f2f.engine.layout import SUFFIXES, Layout, Part, layout_of
+from f2f.engine.parts import kept_names
 from f2f.engine.picture import open_image
 from f2f.engine.records import (
     STATUSES,
@@ -142,11 +143,12 @@ def repair(out: Path, found: Verified) -> str:
         refuse_live(out)
         for shard in found.damaged_shards:
             shard_path(out, shard).unlink(missing_ok=True)
-        layout = layout_of(out, read_run(out)["options"])
-        good = {record.shard: _ids(record) for record in map(read_shard, shard_paths(out))}
-        layout.remove_others(good, {})
-        for folder in (out / ".staging").glob("[0-9]*"):
-            layout.clear_staging(int(folder.name))
+        run = read_run(out)
+        layout = layout_of(out, run["options"])
+        good = {record.shard: record for record in map(read_shard, shard_paths(out))}
+        layout.remove_others({shard: _ids(record) for shard, record in good.items()}, {})
+        for shard in layout.staged_shards():
+            layout.clear_staging(shard, _kept(layout, run, good, shard))
         summary = rebuild_run(out)
     again = f"; {summary.pending} inputs are pending: run the same `f2f label` command once more"
     did = f"{len(found.damaged_shards)} damaged shards taken back, files that belong to nothing removed"
@@ -289,9 +291,16 @@ def _leftovers(
     spared = {shard: _prefixes(run, shard) for shard in live | unread}
     for path in layout.others({shard: _ids(record) for shard, record in good.items()}, spared):
         yield Problem("leftover", _below(out, path), "belongs to no committed shard")
-    for folder in sorted((out / ".staging").glob("[0-9]*")):
-        if int(folder.name) not in live:
-            yield Problem("leftover", _below(out, folder), "was written aside by a process that is gone")
+    for shard in sorted(set(layout.staged_shards()).difference(live)):
+        kept = _kept(layout, run, good, shard)
+        if not kept or kept != {path.name for path in layout.staging(shard).iterdir()}:
+            yield Problem("leftover", _below(out, layout.staging(shard)), "was written aside by a process that is gone")
+
+
+def _kept(layout: Layout, run: Mapping[str, Any], good: Mapping[int, ShardRecord], shard: int) -> set[str]:
+    """Names of the staged files that the next run goes on with."""
+    done = shard in good and all(video.status in STATUSES for video in good[shard].videos)
+    return set() if done else kept_names(layout, run, shard)
 
 
 def _prefixes(run: Mapping[str, Any], shard: int) -> set[str]:

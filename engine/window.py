@@ -2,20 +2,23 @@
 
 A run is consecutive sampled frames of one shot with the same label set, which contains the query. Windows are cut
 from a run every `window_stride` frames; per shot the first, the best or all are kept. Only the last K frames of a
-video are held, and for `best` the best window so far.
+video are held, and for `best` the best window so far. Where not even these are needed any more, a part of the video
+may end: the search can go on from there, given a few numbers.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from f2f.engine.options import WindowOptions
-from f2f.engine.types import ALL_SHOTS, DecodeReport, ScoredFrame, VideoEnd, Window
+from f2f.engine.types import ALL_SHOTS, DecodeReport, End, Frame, PartEnd, ScanState, ScoredFrame, VideoEnd, Window
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,8 +31,10 @@ def find_windows(
     options: WindowOptions,
     enough: Callable[[int], None],
     enough_of_shot: Callable[[int, int], None] = lambda *_: None,
-) -> Iterator[Window | VideoEnd]:
-    """The windows of every video, followed by its end.
+    part_seconds: float = math.inf,
+    begun: Mapping[int, PartEnd] = MappingProxyType({}),
+) -> Iterator[Window | End]:
+    """The windows of every video, followed by its end, and between them the ends of its parts.
 
     Args:
         items: scored frames, in order per video.
@@ -38,16 +43,23 @@ def find_windows(
         options: length, stride and number of windows.
         enough: called once with a video that needs no more frames.
         enough_of_shot: called with a video and one of its shots, or `ALL_SHOTS`, when that needs no more frames.
+        part_seconds: the least length of a part, in time of the video.
+        begun: video -> the part of it that was done before, for videos whose frames come from its end on. Looked up
+            when the first item of a video comes.
     """
     finders: dict[int, _Finder] = {}
     for item in items:
         video = item.video if isinstance(item, VideoEnd) else item.frame.video
-        finder = finders.setdefault(video, _Finder(queries[video], tau, options))
+        if video not in finders:
+            finders[video] = _Finder(queries[video], tau, options, begun.get(video))
+        finder = finders[video]
         if isinstance(item, VideoEnd):
             yield from finder.finish()
             del finders[video]
             yield _settled(item, finder)
         elif not finder.is_full():
+            yield from finder.enter(item.frame)
+            yield from finder.end_part(item.frame, part_seconds)
             yield from finder.push(item)
             if finder.has_its_window():
                 enough_of_shot(video, item.frame.shot)
@@ -72,16 +84,17 @@ def _settled(end: VideoEnd, finder: _Finder) -> VideoEnd:
 class _Finder:
     """The windows of one video."""
 
-    def __init__(self, query: int, tau: float | None, options: WindowOptions) -> None:
+    def __init__(self, query: int, tau: float | None, options: WindowOptions, begun: PartEnd | None) -> None:
         self._query, self._tau, self._options = query, tau, options
         self._run: deque[ScoredFrame] = deque(maxlen=options.window_frames)
-        self._run_length = 0
-        self._key: tuple[int, tuple[int, ...]] | None = None  # (shot, label set) of the run
-        self._shot = -1
         self._best: tuple[float, Window] | None = None
-        self._kept_in_shot = 0
-        self._with_query = self._longest_run = self._blank = 0
-        self.found = 0
+        start = begun.scan if begun else ScanState(0, math.nan)
+        self._part_start_seconds = start.pts_seconds  # nan before the first frame
+        self._seen_of_shot = 0  # place in its shot behind the last frame that came here
+        self._shot, self._kept_in_shot = start.shot, start.kept_in_shot
+        self._run_classes, self._run_length = start.run_classes, start.run_length
+        self._with_query, self._longest_run, self._blank = start.with_query, start.longest_run, start.blank
+        self.found = start.found
         self.full_report: DecodeReport | None = None
         """what decoding had seen when enough windows were found before the video's end"""
 
@@ -93,16 +106,48 @@ class _Finder:
         """No more windows of the present shot are wanted."""
         return self._options.windows == "first" and self._kept_in_shot > 0
 
-    def push(self, scored: ScoredFrame) -> Iterator[Window]:
-        if scored.frame.shot != self._shot:
+    def enter(self, frame: Frame) -> Iterator[Window]:
+        """Come to the shot of the next frame."""
+        if frame.shot != self._shot:
             yield from self._end_shot()
-            self._shot = scored.frame.shot
+            self._shot, self._seen_of_shot = frame.shot, 0
+
+    def end_part(self, frame: Frame, part_seconds: float) -> Iterator[PartEnd]:
+        """End a part before the next frame, where it is long enough and nothing up to here is needed any more.
+
+        Which frames come here is decided by every K-th of a shot (scout.py), so it ends behind one, or with a shot.
+        """
+        if math.isnan(self._part_start_seconds):
+            self._part_start_seconds = frame.pts_seconds
+        unseen = frame.place % (1 if self._tau is None else self._options.window_frames)  # before it, of its K
+        is_due = frame.pts_seconds - self._part_start_seconds >= part_seconds and not self.is_full()
+        if not is_due or not self._holds_nothing() or self._seen_of_shot > frame.place - unseen:
+            return
+        self._part_start_seconds = frame.pts_seconds
+        scan = ScanState(
+            frames_sampled=frame.report.frames_sampled - 1 - unseen,
+            pts_seconds=frame.pts_seconds,
+            shot=self._shot,
+            kept_in_shot=self._kept_in_shot,
+            run_classes=self._run_classes,
+            run_length=self._run_length,
+            with_query=self._with_query,
+            longest_run=self._longest_run,
+            blank=self._blank,
+            found=self.found,
+        )
+        yield PartEnd(frame.video, scan, frame.report)
+
+    def push(self, scored: ScoredFrame) -> Iterator[Window]:
+        """Look at the next frame."""
+        self._seen_of_shot = scored.frame.place + 1
         classes = self._label_set(scored)
         self._extend_run(scored, classes)
         if classes and self._run_length >= self._options.window_frames and self._on_stride():
             yield from self._keep(self._window(classes))
 
     def finish(self) -> Iterator[Window]:
+        """The video is over."""
         yield from self._end_shot()
 
     def why_none(self, frames_sampled: int) -> tuple[str, str]:
@@ -131,15 +176,21 @@ class _Finder:
         return classes if self._query in classes else ()
 
     def _extend_run(self, scored: ScoredFrame, classes: tuple[int, ...]) -> None:
-        key = (scored.frame.shot, classes)
-        if key != self._key:
-            self._run.clear()
-            self._run_length, self._key = 0, key
+        if classes != self._run_classes:
+            self._end_run(classes)
         if classes:
             self._run.append(scored)
             self._run_length += 1
             self._with_query += 1
             self._longest_run = max(self._longest_run, self._run_length)
+
+    def _holds_nothing(self) -> bool:
+        """Whether no window that may still come needs a frame that was seen."""
+        if self._best is not None:
+            return False
+        length, stride = self._options.window_frames, self._options.window_stride
+        cut = 0 if self._run_length < length else (self._run_length - length) // stride + 1  # windows of the run
+        return self.has_its_window() or cut * stride >= self._run_length
 
     def _on_stride(self) -> bool:
         return (self._run_length - self._options.window_frames) % self._options.window_stride == 0
@@ -168,6 +219,12 @@ class _Finder:
         if self._best is not None and not self.is_full():
             yield self._count(self._best[1])
         self._best, self._kept_in_shot = None, 0
+        self._end_run()
+
+    def _end_run(self, classes: tuple[int, ...] = ()) -> None:
+        """End the run; one with these classes begins."""
+        self._run.clear()
+        self._run_classes, self._run_length = classes, 0
 
     def _count(self, window: Window) -> Window:
         numbered = replace(window, number=self.found)

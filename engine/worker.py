@@ -87,7 +87,6 @@ class ShardWorker:
             MachineError: the machine stopped it (disk full, …).
         """
         run = join_run(self._options.out, self._job.decisive, self._job.rows, shard)
-        run.layout.clear_staging(shard)  # a worker that died may have left files there
         before = len(run.rows) - len(run.pending_rows(shard))
         tally, watch = Tally(), Stopwatch.start()
 

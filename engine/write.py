@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from f2f.engine.layout import Part
+from f2f.engine.parts import Parts
 from f2f.engine.records import (
     MaskRecord,
     ShardRecord,
@@ -27,7 +28,7 @@ from f2f.engine.records import (
 )
 from f2f.engine.run import Run
 from f2f.engine.stage import StageClock
-from f2f.engine.types import BACKGROUND, IGNORE, ImageArray, LabelledWindow, VideoEnd, Window
+from f2f.engine.types import BACKGROUND, IGNORE, End, ImageArray, LabelledWindow, PartEnd, ScanState, VideoEnd, Window
 
 _JPEG_QUALITY = 95
 
@@ -45,12 +46,15 @@ _PALETTE = voc_palette()
 
 
 def write(
-    items: Iterator[LabelledWindow | VideoEnd], writer: ShardWriter, clock: StageClock
+    items: Iterator[LabelledWindow | End], writer: ShardWriter, clock: StageClock
 ) -> Iterator[MaskRecord | VideoRecord]:
-    """Write every mask and settle every video; yields the records as they are made."""
+    """Write every mask, keep every part and settle every video; yields the records as they are made."""
     for item in items:
         with clock.busy("write"):
-            yield writer.settle(item) if isinstance(item, VideoEnd) else writer.add(item)
+            if isinstance(item, PartEnd):
+                writer.keep(item)
+            else:
+                yield writer.settle(item) if isinstance(item, VideoEnd) else writer.add(item)
 
 
 def encode_mask(labels: ImageArray) -> bytes:
@@ -85,6 +89,8 @@ class _OpenShard:
     masks: dict[int, list[MaskRecord]] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     """sha256 of the files in place by their path below OUT"""
+    staged: dict[int, dict[str, str]] = field(default_factory=dict)
+    """sha256 by name of the files of each video that were staged since its last part"""
 
 
 class ShardWriter:
@@ -107,6 +113,7 @@ class ShardWriter:
         self._run, self._queries, self._on_commit = run, queries, on_commit
         self._layout = run.layout
         self._numbers = tuple(run.pending_shards() if shards is None else shards)
+        self.parts = Parts(run, self._numbers)
         self._shards = {shard: _reopened(run, shard) for shard in self._numbers}
         self._shard_of = {row: shard for shard in self._numbers for row in run.shard_rows(shard)}
 
@@ -125,26 +132,42 @@ class ShardWriter:
         if "confidence" in self._layout.parts:
             assert labelled.confidence is not None, "the rule gives it"
             files["confidence"] = encode_grey(labelled.confidence)
-        shard = self._shard_of[labelled.window.video]
-        self._layout.stage(shard, record.id, files)
-        self._shards[shard].masks.setdefault(labelled.window.video, []).append(record)
+        video = labelled.window.video
+        staged = self._layout.stage(self._shard_of[video], record.id, files)
+        self._masks_of(video).append(record)
+        self._shard(video).staged.setdefault(video, {}).update(staged)
         return record
+
+    def keep(self, end: PartEnd) -> None:
+        """Keep a part of a video, so that a run that dies goes on behind it."""
+        self.parts.add(end, self._masks_of(end.video), self._shard(end.video).staged.pop(end.video, {}))
 
     def settle(self, end: VideoEnd) -> VideoRecord:
         """Note what became of a video; a failed one loses its masks."""
         if end.failure:
             self._drop_masks(end.video)
-        masks = self._shards[self._shard_of[end.video]].masks.get(end.video, [])
-        return self._note(end.video, video_record(self._run.rows[end.video], end, len(masks)))
+        masks = self._masks_of(end.video)
+        record = video_record(self._run.rows[end.video], end, len(masks))
+        if not end.failure and self.parts.has_some(end.video):  # other videos may keep its shard open for long
+            scan = ScanState(end.report.frames_sampled, end.report.last_seconds)
+            staged = self._shard(end.video).staged.pop(end.video, {})
+            self.parts.add(PartEnd(end.video, scan, end.report), masks, staged, record)
+        return self._note(end.video, record)
+
+    def settle_finished(self) -> Iterator[VideoRecord]:
+        """Note what became of the videos that an earlier run finished, in shards that it did not."""
+        for video, record in sorted(self.parts.finished.items()):
+            self._masks_of(video)
+            yield self._note(video, record)
 
     def refuse(self, video: int, status: Status, reason: str, detail: str) -> VideoRecord:
         """Note an input that is never opened: `failed`, or `skipped` where nothing is wrong with it."""
         return self._note(video, unusable(self._run.rows[video], status, reason, detail))
 
     def abandon(self) -> None:
-        """Remove what open shards wrote aside."""
+        """Remove what open shards wrote aside, but for the parts of videos that are done."""
         for shard in self._numbers:
-            self._layout.clear_staging(shard)
+            self.parts.clear(shard)
 
     def _note(self, video: int, record: VideoRecord) -> VideoRecord:
         number = self._shard_of[video]
@@ -166,13 +189,24 @@ class ShardWriter:
         there = [path.relative_to(self._run.out).as_posix() for path in self._layout.files(number, ids)]
         record = ShardRecord(number, videos, masks, {name: files[name] for name in there if name in files})
         write_shard(self._run.out, record)
-        self._layout.clear_staging(number)
+        self.parts.close(number)
+        self.parts.clear(number)
         self._on_commit(record)
 
+    def _shard(self, video: int) -> _OpenShard:
+        return self._shards[self._shard_of[video]]
+
+    def _masks_of(self, video: int) -> list[MaskRecord]:
+        """What there is of a video, what earlier runs did of it first."""
+        masks = self._shard(video).masks
+        if video not in masks:
+            masks[video] = self.parts.masks(video)
+        return masks[video]
+
     def _drop_masks(self, video: int) -> None:
-        shard = self._shard_of[video]
-        for mask in self._shards[shard].masks.pop(video, []):
-            self._layout.drop(shard, mask.id)
+        self.parts.forget(video)
+        for mask in self._shard(video).masks.pop(video, []):
+            self._layout.drop(self._shard_of[video], mask.id)
 
     def _mask_record(self, labelled: LabelledWindow) -> MaskRecord:
         window, labels = labelled.window, labelled.labels
@@ -205,5 +239,5 @@ def _reopened(run: Run, shard: int) -> _OpenShard:
     if record is None:
         return _OpenShard(rows)
     videos = dict(zip(rows, record.videos, strict=True))
-    masks = {row: record.masks_of(video) for row, video in videos.items()}
+    masks = {row: record.masks_of(video) for row, video in videos.items() if video.status != "pending"}
     return _OpenShard(rows, videos, masks, dict(record.files))

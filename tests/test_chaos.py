@@ -87,10 +87,11 @@ def at_frame(number: int, act: Callable[[], object]) -> Callable[[Progress], Non
 
 
 def signal_a_child(number: signal.Signals) -> None:
-    """Send a signal to the decoding process that was started last."""
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    """Send a signal to the decoding process that was started first: others may not have come to their first frame."""
+    tasks = Path(f"/proc/{os.getpid()}/task").glob("*/children")  # a process is its thread's child
+    children = " ".join(path.read_text() for path in tasks).split()
     commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
-    os.kill(max(child for child, command in commands.items() if b"decode_child" in command), number)
+    os.kill(min(child for child, command in commands.items() if b"decode_child" in command), number)
 
 
 @pytest.mark.skipif(not Path(f"/proc/{os.getpid()}/task").is_dir(), reason="children are found in /proc")

@@ -27,6 +27,7 @@ from f2f.engine.types import (
     Failure,
     Frame,
     ImageArray,
+    LabelledWindow,
     MovingWindow,
     ScoredFrame,
     VideoEnd,
@@ -299,7 +300,7 @@ def labelled(saliency: Saliency) -> ImageArray:
     seen[..., :8, :4] = True
     shown = AggregatedWindow(window(image, classes=(2,)), pack_planes(seen)[0])
     (item,) = decide_background(iter([shown]), saliency, StageClock())
-    assert not isinstance(item, VideoEnd)
+    assert isinstance(item, LabelledWindow)
     return item.labels
 
 

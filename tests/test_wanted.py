@@ -19,7 +19,7 @@ from f2f.engine.options import WindowOptions
 from f2f.engine.runtimes.network import NetworkInfo
 from f2f.engine.scout import scout
 from f2f.engine.stage import StageClock
-from f2f.engine.types import Frame, ScoredFrame, VideoEnd, Window
+from f2f.engine.types import End, Frame, PartEnd, ScoredFrame, VideoEnd, Window
 from f2f.engine.window import find_windows
 
 
@@ -45,7 +45,7 @@ def frame(video: int, number: int, red: int, shot: int = 0, blank: bool = False)
 
 def windows_of(
     items: Sequence[Frame | VideoEnd], options: WindowOptions, batch_frames: int, leave_out: bool
-) -> tuple[list[Window | VideoEnd], int]:
+) -> tuple[list[Window | End], int]:
     """Windows and ends, and how many frames the network saw."""
     network, wanted = Counting(), Wanted()
     classifier, clock = Classifier(network), StageClock()
@@ -62,13 +62,14 @@ def shows(scored: ScoredFrame) -> bool:
     return scored.scores is not None and bool(scored.scores[0] > 0.5)
 
 
-def facts(found: Sequence[Window | VideoEnd]) -> list[str]:
+def facts(found: Sequence[Window | End]) -> list[str]:
     """What of windows and ends decides results."""
     return sorted(
         str((one.video, one.number, [f.pts_seconds for f in one.frames], one.classes, one.scores))
         if isinstance(one, Window)
         else str((one.video, one.failure, one.note))
         for one in found
+        if not isinstance(one, PartEnd)
     )
 
 

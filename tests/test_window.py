@@ -134,7 +134,7 @@ def test_what_happens_after_enough_windows_does_not_matter() -> None:
     [
         ([YES] * 2, "too_short", "2 sampled frames; a window needs 3"),
         ([], "too_short", "0 sampled frames; a window needs 3"),
-        ([NO] * 5, "query_not_seen", "above 0.5 in none of 5 sampled frames"),
+        ([NO] * 5, "query_not_seen", "above 0.5 in none of those of 5 sampled frames"),
         ([YES, YES, NO, YES, BOTH], "no_window", "is 2 of 3"),
     ],
 )
