@@ -140,7 +140,7 @@ def _read_live(path: Path) -> Claim | None:
     try:
         if _try_lock(handle, fcntl.LOCK_SH):
             return None
-        return _claim(json.loads(path.read_bytes()))
+        return read_claim(json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, OverflowError) as error:
@@ -152,7 +152,8 @@ def _read_live(path: Path) -> Claim | None:
         os.close(handle)
 
 
-def _claim(entry: Mapping[str, Any]) -> Claim:
+def read_claim(entry: Mapping[str, Any]) -> Claim:
+    """The claim that its entries in a JSON file make; raises ValueError, TypeError, KeyError where they make none."""
     started = float(entry["started_seconds"])
     time.localtime(started)  # can be told
     shards = tuple(int(shard) for shard in entry["shards"])

@@ -32,7 +32,6 @@ def label_command(options: LabelOptions, *, json: bool = False) -> int:
         json: print the summary as JSON instead of a table
     """
     from f2f.engine.labelling import label
-    from f2f.engine.layout import layout_of
     from f2f.engine.metrics import serve_metrics
     from f2f.engine.progress import print_account, show_progress
 
@@ -40,14 +39,13 @@ def label_command(options: LabelOptions, *, json: bool = False) -> int:
         with show_progress() as show, serve_metrics(options, show) as on_progress:
             summary = label(options, on_progress, lambda what: print(what, file=sys.stderr))
     except KeyboardInterrupt:
-        sys.stderr.write(_interrupted(options.out))
+        sys.stderr.write(_interrupted(options))
         return EXIT_INTERRUPTED
     _print(summary, json)
     if not json:
         if summary.account:
             print_account(summary.account, Console())
-        masks = layout_of(options.out, {"format": options.write.format}).masks
-        print(f"masks: {masks}\ntable: {options.out / 'labels.parquet'}")
+        print(_where(options))
     return summary.exit_code
 
 
@@ -107,9 +105,11 @@ def status_command(out: _Out, *, json: bool = False) -> int:
         out: output folder of `f2f label`, also while it runs
         json: print JSON instead of tables
     """
+    from f2f.engine.mirror import brought
     from f2f.engine.status import read_status
 
-    status = read_status(out)
+    with brought(out) as (folder, _):
+        status = read_status(folder)
     if json:
         entry = asdict(status)
         for process, one in zip(entry["live"], status.live, strict=True):
@@ -144,10 +144,14 @@ def retry_command(
         force: do quarantined inputs again too
         json: print the ids as JSON
     """
+    from f2f.engine.mirror import brought
     from f2f.engine.retry import Choice, retry
 
     choice = Choice(failure=failure, stage=stage, reason=reason, max_attempts=max_attempts, force=force)
-    retried = retry(out, choice)
+    with brought(out) as (folder, mirror):
+        retried = retry(folder, choice)
+        if mirror:
+            mirror.put_records()
     if json:
         print(_json(asdict(retried)))
         return 0
@@ -170,16 +174,20 @@ def verify_command(out: _Out, *, repair: bool = False, json: bool = False) -> in
             to nothing, and write tables and lists anew
         json: print JSON instead of lines
     """
+    from f2f.engine.mirror import brought
     from f2f.engine.verify import repair as mend
     from f2f.engine.verify import verify
 
-    found = verify(out)
-    if json:
-        print(_json({**asdict(found), "damaged_shards": found.damaged_shards}))
-    else:
-        found.print_lines(Console(soft_wrap=True, highlight=False, markup=False))
-    if repair and found.problems:
-        sys.stderr.write(f"{mend(out, found)}\n")
+    with brought(out, everything=True) as (folder, mirror):
+        found = verify(folder)
+        if json:
+            print(_json({**asdict(found), "damaged_shards": found.damaged_shards}))
+        else:
+            found.print_lines(Console(soft_wrap=True, highlight=False, markup=False))
+        if repair and found.problems:
+            sys.stderr.write(f"{mend(folder, found)}\n")
+            if mirror:
+                mirror.drop(found.damaged_shards)
     return found.exit_code
 
 
@@ -246,9 +254,24 @@ def eval_masks(pred: Path, truth: Path, *, json: bool = False) -> int:
     return 0
 
 
-def _interrupted(out: Path) -> str:
+def _where(options: LabelOptions) -> str:
+    """Where the masks are."""
+    from f2f.engine.layout import layout_of
+    from f2f.engine.mirror import url_of
+
+    url = options.write.upload or url_of(options.out)
+    if url:
+        return f"masks and tables: {url}"
+    masks = layout_of(options.out, {"format": options.write.format}).masks
+    return f"masks: {masks}\ntable: {options.out / 'labels.parquet'}"
+
+
+def _interrupted(options: LabelOptions) -> str:
+    from f2f.engine.mirror import url_of, work_folder
     from f2f.engine.run import read_summary
 
+    url = url_of(options.out)
+    out = work_folder(url) if url else options.out
     if not (out / "run.json").is_file():
         return "f2f: interrupted before anything was started; run the same command again\n"
     summary = read_summary(out)

@@ -219,10 +219,14 @@ class WriteOptions:
     """layout of the masks: Pascal VOC's folders, or WebDataset's tars, one per shard"""
     shard_videos: int = 16
     """inputs that are committed together; a killed run loses at most the open shards"""
+    upload: str = ""
+    """URL of a folder, s3://bucket/run say, that receives all that is committed; --out is then where this machine works
+    (--out s3://bucket/run: a temporary folder), and any machine can go on"""
     debug_dir: Path | None = None
     """folder that receives a picture of the flow of every window worked on (default: none are drawn)"""
 
     def __post_init__(self) -> None:
+        _require(not self.upload or "://" in self.upload, "upload", self.upload, "a URL such as s3://bucket/run")
         _require(self.format in {"voc", "webdataset"}, "format", self.format, "voc or webdataset")
         _require(1 <= self.shard_videos <= 100_000, "shard_videos", self.shard_videos, "1 to 100000 inputs")
 
@@ -319,7 +323,8 @@ class LabelOptions:
     """folder <query>/**/*.mp4, a .csv, .jsonl or .parquet manifest with a row per video, or WebDataset's .tar of
     videos, each beside a .json or .txt with its query, or a folder of such; a path or a URL, such as s3://bucket/crawl"""
     out: Path
-    """folder that receives masks, frames and records; give it again to go on with an interrupted run"""
+    """folder, or URL such as s3://bucket/run, that receives masks, frames and records; give it again to go on with an
+    interrupted run"""
     classifier: str
     """network that scores frames and yields CAMs: a file, or demo for the bundled one"""
     flow: str = "auto"
@@ -347,6 +352,9 @@ class LabelOptions:
     spread: SpreadOptions = field(default_factory=SpreadOptions)
 
     def __post_init__(self) -> None:
+        spread = "--devices" if self.spread.devices else "--ray"
+        here = not self.write.upload or self.spread.is_alone
+        _require(here, "upload", f"with {spread}", "one process; --shard i/n shares such a run")
         _require(0 <= self.metrics_port <= 65535, "metrics_port", self.metrics_port, "0 (none) to 65535")
         asked = self.aggregation.sure_background
         _require(
@@ -435,6 +443,7 @@ _NOT_PINNED = {
     "query_map",
     "debug_dir",
     "force",
+    "upload",
     "metrics_port",
     "metrics_host",
     "devices",

@@ -24,7 +24,7 @@ from f2f.engine.options import LabelOptions
 from f2f.engine.pool import DecodePool
 from f2f.engine.prefetch import Lanes
 from f2f.engine.quality import keep_good
-from f2f.engine.records import MaskRecord, VideoRecord
+from f2f.engine.records import MaskRecord, ShardRecord, VideoRecord
 from f2f.engine.refine import refine
 from f2f.engine.run import Run
 from f2f.engine.scout import scout
@@ -84,7 +84,7 @@ def run_shards(
     on_progress = _one_at_a_time(on_progress)
     options = job.options
     known = {number: channel for number, channel in job.channels(run.rows).items() if channel is not None}
-    writer = ShardWriter(run, known, lambda _: _count_commit(progress), shards)
+    writer = ShardWriter(run, known, lambda record: _committed(record, run, progress), shards)
     try:
         _refuse_unusable(rows, run, known, writer, progress)
         finished = set(writer.parts.finished)
@@ -250,5 +250,6 @@ def _count(record: MaskRecord | VideoRecord, progress: Progress) -> None:
     progress.failed += record.status == "failed"
 
 
-def _count_commit(progress: Progress) -> None:
+def _committed(record: ShardRecord, run: Run, progress: Progress) -> None:
+    run.after_commit(record)
     progress.committed_shards += 1

@@ -51,13 +51,13 @@ class RemoteFile:
         Raises:
             Exception: whatever the library raises that speaks with the store.
         """
-        system, path = _system(self.url)
+        system, path = file_system(self.url)
         stream: BinaryIO = system.open(path, mode, block_size=buffering or _BLOCK_BYTES)
         return stream
 
     def modified_ns(self) -> int:
         """Unix time of its last change; 0 where the store does not say."""
-        system, path = _system(self.url)
+        system, path = file_system(self.url)
         with suppress(NotImplementedError, AttributeError):
             return int(system.modified(path).timestamp() * 1e9)
         return 0
@@ -70,7 +70,7 @@ def files_below(url: str) -> list[str]:
         UsageError: the store cannot be asked.
     """
     with usage_errors(url):
-        system, path = _system(url)
+        system, path = file_system(url)
         root = path.rstrip("/") + "/"
         return sorted(name.removeprefix(root) for name in system.find(path))
 
@@ -91,7 +91,7 @@ def usage_errors(url: str) -> Iterator[None]:
         ) from error
 
 
-def _system(url: str) -> tuple[Any, str]:
+def file_system(url: str) -> tuple[Any, str]:
     """The file system of a URL, which remembers no listings, and the path there."""
     import fsspec
 

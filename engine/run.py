@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -51,6 +51,8 @@ class Run:
     """shards that were committed when it was opened, but for those that are done anew"""
     anew: tuple[int, ...] = ()
     """committed shards that no longer count, because `--force` overrode what they pin"""
+    after_commit: Callable[[ShardRecord], None] = lambda _: None
+    """is told of every shard that is committed"""
 
     @property
     def classes(self) -> tuple[str, ...]:
