@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from fractions import Fraction
 
+import av.error
 import av.filter
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from av.buffer import Buffer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
+from f2f.engine.errors import VideoError
 from f2f.engine.shots import THUMBNAIL_HW
 from f2f.engine.types import ImageArray
 
@@ -47,7 +49,7 @@ def orientation(frame: VideoFrame) -> tuple[int, bool]:
 def picture(reformatter: VideoReformatter, frame: VideoFrame, aspect: float, max_side: int) -> ImageArray:
     """RGB of a frame as it is meant to be seen, longer side at most `max_side` px; uint8 [H, W, 3]."""
     height, width = _scaled_hw(frame, aspect, max_side)
-    rgb = _array(reformatter.reformat(frame, width, height, "rgb24", interpolation="AREA"))
+    rgb = _converted(reformatter, frame, (width, height), "rgb24")
     if frame.color_trc == _TRANSFER_PQ:
         rgb = _PQ_TO_SDR[rgb]
     turns, mirrored = orientation(frame)
@@ -70,7 +72,16 @@ def _scaled_hw(frame: VideoFrame, aspect: float, max_side: int) -> tuple[int, in
 def thumbnail(reformatter: VideoReformatter, frame: VideoFrame) -> ImageArray:
     """A small grey picture of the frame as it is coded, for the cut detector."""
     height, width = THUMBNAIL_HW
-    return _array(reformatter.reformat(frame, width, height, "gray", interpolation="AREA"))
+    return _converted(reformatter, frame, (width, height), "gray")
+
+
+def _converted(reformatter: VideoReformatter, frame: VideoFrame, size_wh: tuple[int, int], format_: str) -> ImageArray:
+    """Raises VideoError where the frame says of its colours what nobody can follow."""
+    try:
+        return _array(reformatter.reformat(frame, *size_wh, format_, interpolation="AREA"))
+    except av.error.FFmpegError as error:
+        detail = f"its frames, {frame.format.name}, cannot be converted ({error.strerror})"
+        raise VideoError("strange_colours", detail) from error
 
 
 def deinterlaced(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from material import ImageArray, background, pictures, truncated, write_audio, write_video
 from nasty import changed_format, promised_frames
 
+from f2f.engine import pixels
 from f2f.engine.decode import DecodeState, sample_frames
 from f2f.engine.errors import VideoError
 from f2f.engine.options import DecodeOptions
@@ -335,3 +336,14 @@ def test_last_frame_that_stays_long_is_no_damage(tmp_path: Path) -> None:
     path = write_video(tmp_path / "x.mp4", pictures("red", 3), pts_ms=[0, 4000, 8000])
     _, state = decode(path)
     assert state.broken == ""
+
+
+def test_colours_that_nobody_can_follow_are_the_videos_fault() -> None:
+    class Refusing:
+        def reformat(self, *_: object, **__: object) -> av.VideoFrame:
+            raise av.error.OSError(95, "Operation not supported")
+
+    frame = av.VideoFrame(32, 16, "yuv444p")
+    with pytest.raises(VideoError, match=r"yuv444p, cannot be converted \(Operation not supported\)") as refused:
+        pixels.picture(Refusing(), frame, 1.0, 96)  # type: ignore[arg-type]
+    assert (refused.value.reason, refused.value.failure) == ("strange_colours", "permanent")
