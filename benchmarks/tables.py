@@ -15,6 +15,7 @@ from pathlib import Path
 from engine_table import engine_table
 from record import read_rows
 from study_table import filter_table, frames_table, study_table
+from trust_table import trust_table
 
 README = Path(__file__).parents[1] / "README.md"
 _BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -183,6 +184,7 @@ def _ms(row: dict[str, str]) -> str:
 
 _MADE: dict[str, Callable[[], list[dict[str, str]]]] = {
     **{name: partial(lambda name: condensed(name, read_rows(name)), name) for name in _HEADLINES},
+    "trust": lambda: trust_table(read_rows("chaos"), read_rows("fuzz"), read_rows("fuzz_readers"), read_rows("long")),
     "engine": lambda: engine_table(read_rows("engine"), read_rows("engine_ceiling")),
     "flow": lambda: flow_methods(read_rows("flow")),
     "quality_score": quality_scores,

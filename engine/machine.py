@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from f2f.engine.options import DecodeOptions
+from f2f.engine.pool import RING_SLOTS
 
 DECODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video", "mjpeg")
 """what crawls are made of"""
-_RING_SLOTS = 8
 _LEAST_FREE_GB = 5.0
 _LEAST_OPEN_FILES = 256
 
@@ -95,7 +95,7 @@ def _remarks(decoders: list[str], free: dict[str, float], open_files: int) -> li
 def ring_bytes() -> int:
     """Shared memory that the frames of all decoding processes take with the usual options."""
     usual = DecodeOptions()
-    return usual.decoder_count * _RING_SLOTS * usual.max_side**2 * 3
+    return usual.decoder_count * RING_SLOTS * usual.max_side**2 * 3
 
 
 def lines(state: MachineState) -> list[str]:

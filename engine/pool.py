@@ -34,7 +34,7 @@ from f2f.engine.options import DecodeOptions
 from f2f.engine.stage import StageClock
 from f2f.engine.types import DecodeReport, Failure, Frame, ImageArray, InputRow, PartEnd, Span, VideoEnd
 
-_SLOTS = 8
+RING_SLOTS = 8
 _POLL_SECONDS = 0.5
 _START_SECONDS = 60.0
 _STARVED_POLL_SECONDS = 0.02
@@ -347,12 +347,12 @@ class DecodePool:
 
     def _start(self) -> _Child:
         slot_bytes = -(-(self._options.max_side**2) * 3 // mmap.PAGESIZE) * mmap.PAGESIZE
-        ring = FrameRing.create(_SLOTS, slot_bytes)
+        ring = FrameRing.create(RING_SLOTS, slot_bytes)
         process, ours = start_child("f2f.engine.pool", "decode_child")
         child = _Child(process, ours, ring)
         self._children.append(child)
         with suppress(OSError):  # a dead child is noticed by `_receive`
-            ours.send(ChildSettings(ring.path, _SLOTS, slot_bytes, self._options))
+            ours.send(ChildSettings(ring.path, RING_SLOTS, slot_bytes, self._options))
         return child
 
     def _replace(self, child: _Child, reason: str, detail: str) -> VideoEnd:
