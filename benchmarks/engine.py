@@ -173,7 +173,8 @@ def main() -> None:
         folder = Path(name)
         works = [synthetic(folder, given.crawl)] + ([real(folder, given.real)] if given.real else [])
         for work in works:
-            measured = measure(work, sides, given.repeats, folder)
+            own = sides if work is works[0] else sides[: len(SCRIPTS) + 1]
+            measured = measure(work, own, given.repeats, folder)
             iou = agreement(folder / "script", folder / "f2f")
             print(f"{work.name}: masks agree with IoU {iou:.4f}")
             if iou < LEAST_IOU:

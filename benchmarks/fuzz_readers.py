@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from record import write_rows
+from record import read_rows, write_rows
 
 from f2f.engine.claims import live_claims
 from f2f.engine.errors import F2FError
@@ -246,8 +246,11 @@ def main() -> None:
     for name in given.only.split(","):
         rows.append(fuzz(name, given.runs, given.seed, given.keep.absolute()))
         print(rows[-1], flush=True)
-    if given.only == ",".join(TARGETS):
-        write_rows("fuzz_readers", rows, ("atheris", "pyarrow"))
+    try:
+        kept = [row for row in read_rows("fuzz_readers") if row["target"] not in given.only.split(",")]
+    except FileNotFoundError:
+        kept = []
+    write_rows("fuzz_readers", [*kept, *rows], ("atheris", "pyarrow"))
 
 
 if __name__ == "__main__":

@@ -303,13 +303,10 @@ def summarize(inputs: int, shards: Iterable[ShardRecord]) -> Summary:
     )
 
 
-def rebuild_lists(
-    out: Path, run: Mapping[str, Any], shards: Sequence[ShardRecord], account: Account | None = None
-) -> Summary:
-    """Write the tables and the summary anew from the records, sorted by id; `account` (default: what there is) too."""
-    for name, table in tables(run, shards).items():
+def write_tables(out: Path, tables: Mapping[str, Any], summary: Summary, account: Account | None = None) -> Summary:
+    """Write the tables and the summary; `account` (default: what there is) too."""
+    for name, table in tables.items():
         _write_table(out / name, table)
-    summary = summarize(len(run["inputs"]), shards)
     summary = replace(summary, account=account or read_account(out / "summary.json"))
     write_aside(out / "summary.json", to_json(summary).encode())
     return summary
@@ -332,18 +329,25 @@ def read_account(path: Path) -> Account | None:
         return None  # the first run, or what a killed one left
 
 
-def tables(run: Mapping[str, Any], shards: Sequence[ShardRecord]) -> dict[str, Any]:
-    """The `pyarrow.Table` of each file: the records by id, and beside the masks the run's networks and options."""
-    videos = sorted((video for shard in shards for video in shard.videos), key=lambda video: os.fsencode(video.id))
-    masks = sorted((mask for shard in shards for mask in shard.masks), key=lambda mask: mask.id)
+def gather(run: Mapping[str, Any], shards: Iterable[ShardRecord]) -> tuple[dict[str, Any], Summary]:
+    """The `pyarrow.Table` of each file, the records by id and beside the masks the run's networks and options; the sum.
+
+    Shards are taken one at a time, and kept as columns: a run may have millions of masks.
+    """
+    videos, masks = [_columns(VideoRecord, ())], [_columns(MaskRecord, ())]
+
+    def seen() -> Iterator[ShardRecord]:
+        for shard in shards:
+            videos.append(_columns(VideoRecord, shard.videos))
+            masks.append(_columns(MaskRecord, shard.masks))
+            yield shard
+
+    summary = summarize(len(run["inputs"]), seen())
     constants = {key: json.dumps(run[key], sort_keys=True) for key in ("networks", "options")}
-    return {
-        TABLES[0]: _table(VideoRecord, videos, {}),
-        TABLES[1]: _table(MaskRecord, masks, constants),
-    }
+    return {TABLES[0]: _by_id(videos, {}), TABLES[1]: _by_id(masks, constants)}, summary
 
 
-def _table(kind: Any, records: Sequence[Any], constants: Mapping[str, str]) -> Any:
+def _columns(kind: Any, records: Sequence[Any]) -> Any:
     import pyarrow as pa
 
     types = {
@@ -356,9 +360,20 @@ def _table(kind: Any, records: Sequence[Any], constants: Mapping[str, str]) -> A
     for entry in fields(kind):
         values = [_storable(getattr(record, entry.name)) for record in records]
         columns[entry.name] = pa.array(values, types[str(entry.type)])
-    for name, value in constants.items():
-        columns[name] = pa.array([value] * len(records), pa.string())
     return pa.table(columns)
+
+
+def _by_id(parts: Sequence[Any], constants: Mapping[str, str]) -> Any:
+    """One table of several, sorted, with columns that have one value, which is stored once."""
+    import pyarrow as pa
+
+    table = pa.concat_tables(parts)
+    ids = table["id"].to_pylist()
+    table = table.take(pa.array(sorted(range(len(ids)), key=ids.__getitem__), pa.int64())).combine_chunks()
+    for name, value in constants.items():
+        same = pa.array([0] * len(ids), pa.int32())
+        table = table.append_column(name, pa.DictionaryArray.from_arrays(same, pa.array([value], pa.string())))
+    return table
 
 
 def _write_table(path: Path, table: Any) -> None:

@@ -22,13 +22,14 @@ from f2f.engine.records import (
     Summary,
     each_shard,
     file_prefix,
+    gather,
     is_summary,
     read_account,
     read_shard,
     read_shards,
-    rebuild_lists,
     shard_path,
     summarize,
+    write_tables,
 )
 from f2f.engine.source import printable
 from f2f.engine.types import InputRow
@@ -115,15 +116,16 @@ def rebuild_run(out: Path, account: Account | None = None) -> Summary:
 
     `account` tells where the time of the run went; without one, what the summary says of it stays.
     """
-    run, shards = read_run(out), read_shards(out)
-    for path, content in lists_of(out, run, shards).items():
+    run = read_run(out)
+    tables, summary = gather(run, each_shard(out))
+    for path, content in lists_of(out, run, tables).items():
         write_aside(path, content)
-    return rebuild_lists(out, run, shards, account)
+    return write_tables(out, tables, summary, account)
 
 
-def lists_of(out: Path, run: Mapping[str, Any], shards: Sequence[ShardRecord]) -> dict[Path, bytes]:
-    """The lists of the run's layout as its records make them."""
-    names = sorted(mask.id for record in shards for mask in record.masks)
+def lists_of(out: Path, run: Mapping[str, Any], tables: Mapping[str, Any]) -> dict[Path, bytes]:
+    """The lists of the run's layout as the tables of its records make them."""
+    names = tables[TABLES[1]]["id"].to_pylist()
     return layout_of(out, run["options"]).lists(names, run["classes"])
 
 
@@ -222,9 +224,25 @@ def _read_run(path: Path) -> dict[str, Any]:
         content.pop("sha256", None)
         if not {"shards", "inputs", "classes", "options", "networks"} <= content.keys():
             raise ValueError("entries are missing")
-    except (OSError, ValueError, AttributeError) as error:
+        _check_pinned(content)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is not a run's pinned state ({error}); restore it, or give another --out") from error
     return content
+
+
+def _check_pinned(content: Mapping[str, Any]) -> None:
+    """Raises ValueError, TypeError or AttributeError where what is read of it later is not what it should be."""
+    if content["options"].get("format", "voc") not in LAYOUTS:
+        raise ValueError(f"its format is {content['options']['format']!r:.100}")
+    if not all(isinstance(name, str) for name in content["classes"]):
+        raise ValueError("a class is no text")
+    if not all(isinstance(text, str) for name, video, query in content["inputs"] for text in (name, video, query)):
+        raise ValueError("an input is no text")
+    end = 0
+    for first, last in content["shards"]:
+        if not (first == end and first <= last <= len(content["inputs"])):
+            raise ValueError(f"a shard goes from {first!r:.100} to {last!r:.100}")
+        end = last
 
 
 def refuse_strange_folder(out: Path) -> None:

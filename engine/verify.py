@@ -27,12 +27,11 @@ from f2f.engine.records import (
     ShardRecord,
     file_id,
     file_prefix,
+    gather,
     is_summary,
     read_shard,
     shard_path,
     shard_paths,
-    summarize,
-    tables,
     to_json,
 )
 from f2f.engine.run import lists_of, read_run, rebuild_run
@@ -269,16 +268,17 @@ def _outdated(out: Path, run: Mapping[str, Any], shards: list[ShardRecord]) -> I
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for name, table in tables(run, shards).items():
+    tables, summary = gather(run, shards)
+    for name, table in tables.items():
         try:
             same = pq.read_table(out / name).equals(table)
         except (OSError, pa.ArrowException):
             same = False
         if not same:
             yield Problem("outdated", name, "is missing, or not as the records make it")
-    if not is_summary(out / "summary.json", summarize(len(run["inputs"]), shards)):
+    if not is_summary(out / "summary.json", summary):
         yield Problem("outdated", "summary.json", "is missing, or not as the records make it")
-    for path, content in lists_of(out, run, shards).items():
+    for path, content in lists_of(out, run, tables).items():
         if not path.is_file() or path.read_bytes() != content:
             yield Problem("outdated", _below(out, path), "is missing, or not as the records make it")
 
