@@ -27,6 +27,7 @@ from f2f.engine.stage import StageClock
 from f2f.engine.write import voc_palette
 
 SCRIPTS = ("script", "frugal script")
+INT8 = "f2f int8"
 CAUSES = ("overlap", "leaving out", "runtime", "kernels")
 """overlap: stages at the same time; leaving out: frames that can be in no window, activation that the scan saw;
 runtime: ONNX Runtime instead of eager torch; kernels: C++ instead of torch (chosen by the process's environment)"""
@@ -45,14 +46,17 @@ class Workload:
     weights: str = ""
     """of the torchvision network that `classifier` was exported from"""
     classes: str = ""
+    smaller: tuple[str, str] = ("", "")
+    """classifier and flow in 8 bits where that passes its gates, as above where not"""
 
-    def options(self, out: Path) -> LabelOptions:
+    def options(self, out: Path, int8: bool = False) -> LabelOptions:
         """As f2f is asked."""
+        classifier, flow_network = self.smaller if int8 else (self.classifier, self.flow)
         return LabelOptions(
             source=self.source,
             out=out,
-            classifier=self.classifier,
-            flow=self.flow,
+            classifier=classifier,
+            flow=flow_network,
             saliency="none",
             aggregation=RuleOptions(rule="paper"),
             runtimes=RuntimeOptions(threads=torch.get_num_threads()),
@@ -74,10 +78,9 @@ def side(name: str, work: Workload, out: Path) -> dict[str, Any]:
         return _script(work, out, frugal=name == SCRIPTS[1])
     if name == "stages alone":
         return {"seconds": 0.0, "stages": _stages_alone(work, out)}
-    cause = name.removeprefix("f2f").removeprefix(" without ")
-    with _without(cause, work):
+    with _without(name.removeprefix("f2f without "), work):
         start = time.perf_counter()
-        summary = label(work.options(out))
+        summary = label(work.options(out, int8=name == INT8))
         seconds = time.perf_counter() - start
     spent = summary.account
     assert spent is not None, "there was something to do"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 Row = dict[str, str]
 _SIDES = {
     "f2f": "f2f",
+    "f2f int8": "f2f, networks in 8 bits",
     "script": "PyTorch script: scans every frame",
     "frugal script": "PyTorch script that leaves out the rest of a shot",
     "f2f without overlap": "f2f, one stage after the other",
@@ -34,6 +35,9 @@ def _side_row(side: str, title: str, worlds: Sequence[str], rows: Sequence[Row])
 def _told(row: Row) -> str:
     """5,531 videos/hour, for f2f; for the others, how many times f2f's time they take."""
     rate = f"{int(row['videos_per_hour']):,} videos/hour"
+    iou = f"IoU with the script's masks {float(row['iou_with_script']):.3f}" if row["iou_with_script"] else ""
     if row["side"] == "f2f":
-        return f"**{rate}**; masks as the script's, IoU {float(row['iou_with_script']):.3f}"
-    return f"{rate} ({float(row['times_f2f']):.2f}× the time)"
+        return f"**{rate}**; {iou}"
+    if row["side"] == "f2f int8":
+        iou += f", {float(row['masks_shared']):.0%} of the same windows"
+    return "; ".join(filter(None, (f"{rate} ({float(row['times_f2f']):.2f}× the time)", iou)))

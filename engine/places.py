@@ -23,11 +23,18 @@ def is_url(place: str) -> bool:
 
 
 def local_path(place: str) -> str:
-    """The path that a file: URL names; any other place as it is."""
+    """The path that a file: URL names; any other place as it is.
+
+    Raises:
+        UsageError: it is no URL.
+    """
     scheme, separator, rest = place.partition("://")
     if not separator or scheme not in {"file", "local"}:
         return place
-    return unquote(urlsplit(place).path) if scheme == "file" else rest
+    try:
+        return unquote(urlsplit(place).path) if scheme == "file" else rest
+    except ValueError as error:
+        raise UsageError(f"{place!r} is no URL ({error}); correct it") from error
 
 
 def url_name(url: str) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from f2f.engine.account import Account
+from f2f.engine.checked import check_entry
 from f2f.engine.errors import UsageError
 from f2f.engine.files import check_seal, sealed, write_aside
 from f2f.engine.source import printable
@@ -198,7 +199,7 @@ def read_shard(path: Path) -> ShardRecord:
         if record.shard != int(path.stem):
             raise ValueError(f"it is the record of shard {record.shard}")
         return record
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"{path} is not a shard record ({error}); remove the file, or let `f2f verify --repair` do so, and run "
             "again: its shard is then done anew"
@@ -222,7 +223,8 @@ def _shard(
 
 
 def from_entry(kind: Any, entry: Mapping[str, Any]) -> Any:
-    """The record of a `kind` that its entries in a JSON file make."""
+    """The record of a `kind` that its entries in a JSON file make; raises ValueError where they make none."""
+    check_entry(kind, entry)
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
 
 

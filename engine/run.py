@@ -225,7 +225,7 @@ def _read_run(path: Path) -> dict[str, Any]:
         if not {"shards", "inputs", "classes", "options", "networks"} <= content.keys():
             raise ValueError("entries are missing")
         _check_pinned(content)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path} is not a run's pinned state ({error}); restore it, or give another --out") from error
     return content
 

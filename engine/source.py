@@ -114,7 +114,7 @@ def read_query_map(path: Path | None, classes: Sequence[str]) -> dict[str, str]:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--query-map {path} cannot be read ({error.strerror}); give a JSON file") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"--query-map {path} is not JSON ({error}); accepted: {{query: class}}") from error
     if not isinstance(entries, dict) or not all(isinstance(value, str) for value in entries.values()):
         raise UsageError(f'--query-map {path} is not an object of strings; accepted: {{"puppy": "dog"}}')
@@ -215,7 +215,10 @@ def _locate_url(root: Path | str, video: str, options: SourceOptions) -> tuple[s
     inside = isinstance(root, str) and url.startswith(f"{root}/") and ".." not in url.removeprefix(root).split("/")
     if not inside and not options.allow_outside:
         return "", ("outside", "is a URL that leaves the source; --allow-outside admits it")
-    return local_path(url), None
+    try:
+        return local_path(url), None
+    except UsageError as error:
+        return "", ("bad_path", str(error))
 
 
 def _manifest_rows(path: Path, root: Path | str, options: SourceOptions) -> Iterator[InputRow]:

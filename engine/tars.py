@@ -67,6 +67,12 @@ class _Headers(io.BufferedReader):
             raise tarfile.ReadError(f"a header of {size} bytes; at most {_HEADER_BYTES} are read")
         return super().read(size)
 
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError) as error:  # sizes of up to 2^96 can be written in a header
+            raise tarfile.ReadError(f"a header leads to byte {offset}, which no file has") from error
+
 
 def entries(path: Path | RemoteFile) -> Iterator[tarfile.TarInfo]:
     """The entries of an uncompressed tar, of all kinds, in their order; their data is passed over.

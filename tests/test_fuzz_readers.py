@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -15,8 +18,11 @@ from fuzz_readers import TARGETS, seeds
 
 from f2f.engine.claims import live_claims
 from f2f.engine.errors import UsageError
+from f2f.engine.files import sealed
 from f2f.engine.options import SourceOptions
-from f2f.engine.source import read_source
+from f2f.engine.records import ShardRecord, VideoRecord, read_shard, shard_path, write_shard
+from f2f.engine.run import read_run
+from f2f.engine.source import read_query_map, read_source
 
 SEEDS = seeds()
 
@@ -86,3 +92,51 @@ def test_a_claim_that_cannot_be_read(content: bytes, tmp_path: Path) -> None:
         fcntl.flock(stream, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match="is held by a live process, but is no claim"):
             live_claims(tmp_path)
+
+
+def test_a_tar_whose_header_leads_beyond_all_files(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in ("red/a.mp4", "red/b.mp4"):
+            entry = tarfile.TarInfo(name)
+            entry.size = 1
+            tar.addfile(entry, io.BytesIO(b"1"))
+    damaged = bytearray(sink.getvalue())
+    damaged[1024 + 124 : 1024 + 136] = b"\x80" + b"\xff" * 11  # the second header's size: almost 2^88, in base 256
+    damaged[1024 + 148 : 1024 + 156] = b" " * 8
+    damaged[1024 + 148 : 1024 + 156] = b"%06o\0 " % sum(damaged[1024:1536])
+    (tmp_path / "v.tar").write_bytes(damaged)
+    problems = [row.problem[0] if row.problem else "" for row in read_source(str(tmp_path / "v.tar"), SourceOptions())]
+    assert problems == ["", "", "bad_tar"]
+
+
+def test_a_url_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no URL"):
+        read_source("file://[", SourceOptions())
+    (tmp_path / "m.jsonl").write_text('{"video": "file://[", "query": "red"}\n')
+    (row,) = read_source(str(tmp_path / "m.jsonl"), SourceOptions(allow_outside=True))
+    assert row.problem
+    assert row.problem[0] == "bad_path"
+
+
+def test_json_without_a_bottom(tmp_path: Path) -> None:
+    for name in ("q.json", "run.json"):
+        (tmp_path / name).write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="is not JSON"):
+        read_query_map(tmp_path / "q.json", ("red",))
+    with pytest.raises(UsageError, match="is not a run's pinned state"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("query", {}), ("masks", "1"), ("modified_ns", 2**63), ("mirrored", 0.5), ("detail", "\ud800"), ("tags", [1])],
+)
+def test_a_whole_record_that_makes_no_sense(field: str, value: object, tmp_path: Path) -> None:
+    write_shard(tmp_path, ShardRecord(0, (VideoRecord("a", "a", "red", "ok"),), ()))
+    content = json.loads(shard_path(tmp_path, 0).read_text())
+    del content["sha256"]
+    content["videos"][0][field] = value
+    shard_path(tmp_path, 0).write_bytes(sealed(json.dumps(content, indent=1)))
+    with pytest.raises(UsageError, match=r"is not a shard record .*f2f verify --repair"):
+        read_shard(shard_path(tmp_path, 0))

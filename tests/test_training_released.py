@@ -344,7 +344,7 @@ def test_a_partial_file_is_refused_by_its_own_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", [{}, {"checkpoint": Path("a.pt"), "weights": Path("b.pth")}])
 def test_exactly_one_source_is_asked_for(given: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="give exactly one of the two"):
+    with pytest.raises(UsageError, match="accepted: exactly one of --checkpoint, --weights, --network"):
         FlowExport(out=Path("flow.onnx"), **given)
 
 
