@@ -62,7 +62,7 @@ def synthetic(folder: Path, crawl: Path | None) -> Workload:
     if not (crawl / "manifest.csv").exists():
         synth(SynthOptions(out=crawl, videos=DEMO_CRAWL[0], images=0, seed=DEMO_CRAWL[1]))
     source = str(crawl / "manifest.csv")
-    classifier, flow = (_in_int8(kind, bundled(kind), source, folder) for kind in _KINDS)
+    classifier, flow = (_in_int8(kind, bundled(kind), source, folder) or "demo" for kind in _KINDS)
     return Workload("synthetic web", source, "demo", "demo", smaller=(classifier, flow))
 
 
@@ -78,10 +78,17 @@ def real(folder: Path, root: Path) -> Workload:
 
 
 def _in_int8(kind: Kind, network: Path, source: str, folder: Path) -> str:
-    """What `f2f export … --int8 --calibrate SOURCE` writes: in 8 bits where that passes its gates."""
+    """What `f2f export … --int8 --calibrate SOURCE` writes; nothing where it keeps float32, for its gates."""
     out = folder / f"{network.stem}.int8.onnx"
-    print(f"{network.stem}: {quantise(network, kind, Int8Options(int8=True, calibrate=source), out)}", flush=True)
-    return str(out)
+    verdict = quantise(network, kind, Int8Options(int8=True, calibrate=source), out)
+    print(f"{network.stem}: {verdict}", flush=True)
+    return "" if verdict.why_not else str(out)
+
+
+def sides_of(work: Workload, causes: Sequence[str]) -> list[str]:
+    """The sides that a world has: in 8 bits where a network is."""
+    int8 = [INT8] if work.smaller[0] else []
+    return [*SCRIPTS, "f2f", *int8, *(f"f2f without {cause}" for cause in causes)]
 
 
 def measure(work: Workload, sides: Sequence[str], repeats: int, folder: Path) -> list[Measured]:
@@ -138,7 +145,8 @@ def agreements(work: Workload, folder: Path) -> dict[str, tuple[float, float]]:
     Raises:
         SystemExit: they do not.
     """
-    found = {name: agreement(folder / "script", folder / _folder_name(name)) for name in ("f2f", INT8)}
+    names = [name for name in sides_of(work, ()) if name not in SCRIPTS]
+    found = {name: agreement(folder / "script", folder / _folder_name(name)) for name in names}
     for name, (iou, share) in found.items():
         print(f"{work.name}, {name}: masks agree with IoU {iou:.4f}, {share:.1%} are of the same windows", flush=True)
     iou, share = found["f2f"]
@@ -201,13 +209,12 @@ def main() -> None:
         return
     rows: list[dict[str, object]] = []
     ceilings: list[dict[str, object]] = []
-    sides = [*SCRIPTS, "f2f", INT8, *(f"f2f without {cause}" for cause in CAUSES if given.causes)]
     with tempfile.TemporaryDirectory(prefix="f2f-engine-") as name:
         folder = Path(name)
         works = [synthetic(folder, given.crawl)] + ([real(folder, given.real)] if given.real else [])
         for work in works:
-            own = sides if work is works[0] else sides[: len(SCRIPTS) + 2]
-            measured = measure(work, own, given.repeats, folder)
+            causes = CAUSES if given.causes and work is works[0] else ()
+            measured = measure(work, sides_of(work, causes), given.repeats, folder)
             rows += rows_of(work, measured, agreements(work, folder))
             ceilings += ceiling_rows(work, measured[len(SCRIPTS)], folder)
     print(write_rows("engine", rows, _PACKAGES), write_rows("engine_ceiling", ceilings, _PACKAGES))
