@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engine_sides import CAUSES, INT8, SCRIPTS, Workload, side
+from engine_sides import ALONE, CAUSES, INT8, SCRIPTS, Workload, side
 from PIL import Image
 from record import circumstances, write_rows
 from worlds import DEMO_CRAWL
@@ -48,8 +48,17 @@ class Measured:
     """What the runs of one side took."""
 
     side: str
-    seconds: tuple[float, ...]
-    facts: dict[str, Any]
+    results: tuple[dict[str, Any], ...]
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of every run."""
+        return [result["seconds"] for result in self.results]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What else the last run says of itself."""
+        return self.results[-1]
 
     def quantile(self, share: float) -> float:
         """Seconds that this share of the runs stayed below."""
@@ -99,7 +108,7 @@ def measure(work: Workload, sides: Sequence[str], repeats: int, folder: Path) ->
             result = _in_own_process(work, name, folder / _folder_name(name))
             found[name].append(result)
             print(f"{work.name}, {name}, run {turn + 1}: {result['seconds']:.2f} s", flush=True)
-    return [Measured(name, tuple(r["seconds"] for r in results), results[-1]) for name, results in found.items()]
+    return [Measured(name, tuple(results)) for name, results in found.items()]
 
 
 def _in_own_process(work: Workload, name: str, out: Path) -> dict[str, Any]:
@@ -179,18 +188,14 @@ def rows_of(
     ]
 
 
-def ceiling_rows(work: Workload, whole: Measured, folder: Path) -> list[dict[str, object]]:
+def ceiling_rows(work: Workload, whole: Measured, alone: Measured) -> list[dict[str, object]]:
     """CPU seconds of every stage alone, and their sum as a share of what the cores had while f2f ran whole."""
-    stages = _in_own_process(work, "stages alone", folder / "stages")["stages"]
     seconds = whole.quantile(0.5) * (os.cpu_count() or 1)
-    rows: list[dict[str, object]] = [
-        {"world": work.name, "stage": stage, "cpu_seconds_alone": round(cpu, 2), "share": round(cpu / seconds, 3)}
-        for stage, cpu in stages.items()
-    ]
-    total = sum(stages.values())
+    cpu = {stage: statistics.median(r["stages"][stage] for r in alone.results) for stage in alone.facts["stages"]}
+    cpu["all"] = sum(cpu.values())
     return [
-        *rows,
-        {"world": work.name, "stage": "all", "cpu_seconds_alone": round(total, 2), "share": round(total / seconds, 3)},
+        {"world": work.name, "stage": stage, "cpu_seconds_alone": round(one, 2), "share": round(one / seconds, 3)}
+        for stage, one in cpu.items()
     ]
 
 
@@ -214,9 +219,9 @@ def main() -> None:
         works = [synthetic(folder, given.crawl)] + ([real(folder, given.real)] if given.real else [])
         for work in works:
             causes = CAUSES if given.causes and work is works[0] else ()
-            measured = measure(work, sides_of(work, causes), given.repeats, folder)
+            *measured, alone = measure(work, [*sides_of(work, causes), ALONE], given.repeats, folder)
             rows += rows_of(work, measured, agreements(work, folder))
-            ceilings += ceiling_rows(work, measured[len(SCRIPTS)], folder)
+            ceilings += ceiling_rows(work, measured[len(SCRIPTS)], alone)
     print(write_rows("engine", rows, _PACKAGES), write_rows("engine_ceiling", ceilings, _PACKAGES))
     print(circumstances(_PACKAGES))
 

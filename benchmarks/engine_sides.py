@@ -28,6 +28,7 @@ from f2f.engine.write import voc_palette
 
 SCRIPTS = ("script", "frugal script")
 INT8 = "f2f int8"
+ALONE = "stages alone"
 CAUSES = ("overlap", "leaving out", "runtime", "kernels")
 """overlap: stages at the same time; leaving out: frames that can be in no window, activation that the scan saw;
 runtime: ONNX Runtime instead of eager torch; kernels: C++ instead of torch (chosen by the process's environment)"""
@@ -76,8 +77,9 @@ def side(name: str, work: Workload, out: Path) -> dict[str, Any]:
     shutil.rmtree(out, ignore_errors=True)
     if name in SCRIPTS:
         return _script(work, out, frugal=name == SCRIPTS[1])
-    if name == "stages alone":
-        return {"seconds": 0.0, "stages": _stages_alone(work, out)}
+    if name == ALONE:
+        stages = _stages_alone(work, out)
+        return {"seconds": sum(stages.values()), "stages": stages}
     with _without(name.removeprefix("f2f without "), work):
         start = time.perf_counter()
         summary = label(work.options(out, int8=name == INT8))
@@ -148,16 +150,14 @@ def _eagerly(opener: Callable[..., Any], module: nn.Module | None) -> Callable[.
     return open_
 
 
-class _CpuClock(StageClock):
-    """Counts CPU time of the whole process: right where nothing else runs in it."""
-
-    @contextmanager
-    def busy(self, stage: str) -> Iterator[None]:
-        start = time.process_time()
-        try:
-            yield
-        finally:
-            self.busy_seconds[stage] = self.busy_seconds.get(stage, 0.0) + time.process_time() - start
+@contextmanager
+def _busy_of_process(clock: StageClock, stage: str) -> Iterator[None]:
+    """Count CPU time of the whole process, not time: right where nothing else runs in it."""
+    start = time.process_time()
+    try:
+        yield
+    finally:
+        clock.busy_seconds[stage] = clock.busy_seconds.get(stage, 0.0) + time.process_time() - start
 
 
 def _stages_alone(work: Workload, out: Path) -> dict[str, float]:
@@ -165,7 +165,7 @@ def _stages_alone(work: Workload, out: Path) -> dict[str, float]:
     options = replace(work.options(out), decode=DecodeOptions(decoders=1))
     decode = _cpu_of_decoding(options)
     _replace(Lanes, "prefetch", lambda _, items, *__: items)
-    _replace(pipeline.Progress.__dataclass_fields__["clock"], "default_factory", _CpuClock)
+    _replace(StageClock, "busy", _busy_of_process)
     clocks: list[StageClock] = []
     label(options, lambda progress: clocks.append(progress.clock))
     return {"decode": decode, **{stage: s for stage, s in clocks[-1].busy_seconds.items() if stage != "decode"}}
