@@ -257,7 +257,9 @@ class EngineOptions:
 class RuntimeOptions:
     """How networks are run."""
 
-    runtime: Literal["auto", "onnxruntime", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "torch"] = "auto"
+    runtime: Literal["auto", "onnxruntime", "onnxruntime-cpu", "onnxruntime-cuda", "openvino", "tensorrt", "torch"] = (
+        "auto"
+    )
     """what runs the networks (auto: ONNX Runtime for .onnx, on the GPU where that works, torch for .pt2, TensorRT for
     .engine); tensorrt builds an engine of an .onnx on first use"""
     threads: int = 0

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from f2f.training.reductions import spatial_mean
 from f2f.training.segmentation.backbones import SCORE_DEVIATION, backbone, block, initialise, scaled
 
 PRIOR_LOGIT = -1.3
@@ -63,7 +64,7 @@ class CamClassifier(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """[B,3,H,W] RGB 0..1 -> scores [B,C] in 0..1, cam [B,C,h,w] before any ReLU."""
         cam = self.cam(image)
-        return torch.sigmoid(cam.mean((2, 3))), cam
+        return torch.sigmoid(spatial_mean(cam)), cam
 
     def cam(self, image: Tensor) -> Tensor:
         """[B,3,H,W] RGB 0..1 -> [B,C,h,w]; the mean over h, w is the logit."""

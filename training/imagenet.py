@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from f2f.engine.errors import UsageError
+from f2f.training.reductions import spatial_mean
 from f2f.training.segmentation.backbones import Backbone, Normalise
 
 IMAGENET_CLASSES = 1000
@@ -239,7 +240,7 @@ def _check_head(network: nn.Module, head: CamHead, name: str) -> None:
     with torch.inference_mode():
         whole = network(image)
         maps = F.conv2d(head.features(image), head.weight[:, :, None, None], head.bias)
-        cut = (maps.relu() if head.relu else maps).mean((2, 3))
+        cut = spatial_mean(maps.relu() if head.relu else maps)
     if cut.shape != whole.shape or cut.shape[1] != IMAGENET_CLASSES:
         raise _refusal(name, f"it gives {tuple(whole.shape[1:])} numbers, not {IMAGENET_CLASSES} logits")
     if not torch.allclose(cut, whole, rtol=1e-3, atol=1e-3 * float(whole.abs().max())):
@@ -264,7 +265,7 @@ class ImageNetCam(nn.Module):
         """[B,3,H,W] RGB 0..1 -> scores [B,C] (summed softmax, 0..1), cam [B,C,h,w] before any ReLU."""
         features = self.features(self.normalise(image))  # [B,F,h,w]
         maps = F.conv2d(features, self.weight[:, :, None, None], self.bias)  # [B,1000,h,w]
-        logits = (maps.relu() if self.relu else maps).mean((2, 3))
+        logits = spatial_mean(maps.relu() if self.relu else maps)
         probabilities = logits.softmax(1)
         scores = [probabilities.index_select(1, members).sum(1) for members in self.members]
         cams = [maps.index_select(1, members).amax(1) for members in self.members]

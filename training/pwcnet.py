@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from f2f.kernels import cost_volume, warp_cost_volume
+from f2f.training.reductions import mean_square, spatial_mean
 
 FLOW_UNIT_PX = 20.0
 SIZE_MULTIPLE = 64
@@ -245,8 +246,8 @@ def standardise(images: Tensor) -> Tensor:
 
     The networks trained here expect it; the released weights do not.
     """
-    centred = images - images.mean((2, 3), keepdim=True)
-    return centred / (centred.square().mean((1, 2, 3), keepdim=True).sqrt() + 0.05)
+    centred = images - spatial_mean(images)[:, :, None, None]
+    return centred / (mean_square(centred)[:, None, None, None].sqrt() + 0.05)
 
 
 def _pick(pyramid: list[Tensor], frames: Tensor) -> list[Tensor]:

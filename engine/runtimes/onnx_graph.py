@@ -29,6 +29,11 @@ def read_graph(data: bytes, path: Path) -> ModelProto:
     return model
 
 
+def metadata_of(model: ModelProto) -> dict[str, str]:
+    """What a file says of itself."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
 def is_reduced(model: ModelProto) -> bool:
     """Whether any of a graph is computed in less than float32."""
     graph = OnnxGraph.of(model)

@@ -28,6 +28,7 @@ RUNTIMES = {
     "onnxruntime": Runtime((".onnx",), f"{_HERE}.onnx_cuda:open_onnx", auto=(".onnx",)),
     "onnxruntime-cpu": Runtime((".onnx",), f"{_HERE}.onnx_cuda:open_onnx_cpu"),
     "onnxruntime-cuda": Runtime((".onnx",), f"{_HERE}.onnx_cuda:open_onnx_cuda"),
+    "openvino": Runtime((".onnx",), f"{_HERE}.openvino_runtime:open_openvino"),
     "torch": Runtime((".pt2",), f"{_HERE}.torch_export:TorchNetwork", auto=(".pt2",)),
     "tensorrt": Runtime((".onnx", ".engine"), f"{_HERE}.tensorrt_open:open_tensorrt", auto=(".engine",)),
 }

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from f2f.engine.types import IGNORE
 from f2f.training.classifier import PRIOR_LOGIT
+from f2f.training.reductions import spatial_mean
 from f2f.training.segmentation.backbones import SCORE_DEVIATION, backbone, initialise
 
 NO_PEAK = 1e-5
@@ -147,7 +148,7 @@ class FickleNet(nn.Module):
     def forward(self, image: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """[B,3,H,W] RGB 0..1 -> scores [B,C] in 0..1, cam [B,C,h,w] whose mean is the logit; of one random pass."""
         cam = self.cam(image, generator)
-        return torch.sigmoid(cam.mean((2, 3))), cam
+        return torch.sigmoid(spatial_mean(cam)), cam
 
     def cam(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """[B,3,H,W] RGB 0..1 -> [B,C,h,w] of one random pass; the mean over h, w is the logit."""
@@ -194,4 +195,4 @@ class ExpectedFickleNet(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """[B,3,H,W] RGB 0..1 -> scores [B,C] in 0..1, cam [B,C,h,w] whose mean is the logit."""
         cam = self.network.to_classes.expected(self.network.backbone(image))
-        return torch.sigmoid(cam.mean((2, 3))), cam
+        return torch.sigmoid(spatial_mean(cam)), cam
