@@ -3,8 +3,9 @@
 python benchmarks/long.py [--only memory,manifest,many] [--scale 1.0]
 
 Videos are generated; networks are the tests' tiny ones, so that what is measured is the engine. Times are the best of
-three. Memory is the sum of PSS (shared pages counted once) of `f2f label` and its decoding processes, sampled five
-times a second. Rows go to `results/long.csv`; `--scale` makes everything smaller, to try it.
+three. Peak memory is the sum of peak RSS of `f2f label` and its decoding processes, as the kernel counts it; memory at
+a time is the sum of their PSS (shared pages counted once), sampled five times a second. Rows go to `results/long.csv`;
+`--scale` makes everything smaller, to try it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))  # its videos and netw
 from material import TinyNetworks, f2f_command, pictures, write_video
 
 _FPS, _CUT_SECONDS = 12, 20
-_REPEATS = 3
+_REPEATS, _DECODERS = 3, 2
 _PACKAGES = ("av", "onnxruntime", "pyarrow", "numpy")
 Row = dict[str, object]
 
@@ -43,24 +44,38 @@ class Sample:
     descriptors: int
 
 
-def watched(arguments: list[str | Path]) -> list[Sample]:
+@dataclass(frozen=True)
+class Watched:
+    """What a run used."""
+
+    samples: list[Sample]
+    peak_rss_mb: float
+
+
+def watched(arguments: list[str | Path]) -> Watched:
     """Run `f2f` and look at it and its children five times a second.
 
     Raises:
         RuntimeError: it did not end with 0 or, where inputs are missing, 3.
     """
     process = subprocess.Popen(f2f_command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    start, samples = time.monotonic(), list[Sample]()
-    while process.poll() is None:
-        tree = [process.pid, *_children(process.pid)]
+    start, samples, peaks = time.monotonic(), list[Sample](), dict[int, float]()
+    ended, status, usage = 0, 0, None
+    while not ended:
+        children = _children(process.pid)
+        tree = [process.pid, *children]
         pss = sum(_pss_mb(pid) for pid in tree)
         samples.append(Sample(time.monotonic() - start, pss, sum(_descriptors(pid) for pid in tree)))
+        peaks.update({pid: peak for pid in children if (peak := _memory_mb(pid, "status", "VmHWM:"))})
         time.sleep(0.2)
+        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+    process.returncode = os.waitstatus_to_exitcode(status)
     assert process.stderr is not None
+    assert usage is not None
     said = process.stderr.read().decode()
     if process.returncode not in {0, 3}:
         raise RuntimeError(f"f2f ended with {process.returncode}: {said[-2000:]}")
-    return samples
+    return Watched(samples, usage.ru_maxrss / 1024 + sum(sorted(peaks.values())[-_DECODERS:]))
 
 
 def _children(pid: int) -> list[int]:
@@ -71,11 +86,15 @@ def _children(pid: int) -> list[int]:
 
 
 def _pss_mb(pid: int) -> float:
+    return _memory_mb(pid, "smaps_rollup", "Pss:")
+
+
+def _memory_mb(pid: int, file: str, entry: str) -> float:
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
     except OSError:  # it has just ended
         return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+    return sum(int(line.split()[1]) for line in lines if line.startswith(entry)) / 1024
 
 
 def _descriptors(pid: int) -> int:
@@ -88,7 +107,20 @@ def _descriptors(pid: int) -> int:
 def label_flags(source: Path, out: Path, networks: TinyNetworks, *more: str) -> list[str | Path]:
     """A run by all stages of rule f2f."""
     files = ("--classifier", networks.classifier, "--flow", networks.flow)
-    return ["label", source, "--out", out, *files, "--max-side", "160", "--decoders", "2", "--windows", "all", *more]
+    return [
+        "label",
+        source,
+        "--out",
+        out,
+        *files,
+        "--max-side",
+        "160",
+        "--decoders",
+        str(_DECODERS),
+        "--windows",
+        "all",
+        *more,
+    ]
 
 
 def memory_rows(folder: Path, networks: TinyNetworks, scale: float) -> Iterator[Row]:
@@ -97,8 +129,8 @@ def memory_rows(folder: Path, networks: TinyNetworks, scale: float) -> Iterator[
     for name, seconds in (("2 minutes", 120 * min(1.0, scale * 10)), ("2 hours", 7200 * scale)):
         source = folder / name / "red"
         write_long_video(source / "video.mp4", seconds)
-        samples = watched(label_flags(source.parent, folder / f"out {name}", networks, "--sample-fps", "6"))
-        peaks[name] = max(sample.pss_mb for sample in samples)
+        flags = label_flags(source.parent, folder / f"out {name}", networks, "--sample-fps", "6")
+        peaks[name] = watched(flags).peak_rss_mb
         yield _row(f"peak memory, a video of {name}", round(peaks[name], 1), "MB")
     ratio = peaks["2 hours"] / peaks["2 minutes"]
     yield _row("peak memory, 2 hours by 2 minutes", round(ratio, 3), "", "≤ 1.1", ratio <= 1.1)
@@ -184,7 +216,8 @@ def many_rows(folder: Path, networks: TinyNetworks, scale: float) -> Iterator[Ro
     for number in range(videos):
         os.link(folder / f"{number % 10}.mp4", source / f"{number:05d}.mp4")
     start = time.monotonic()
-    samples = watched(label_flags(source.parent, folder / "out", networks, "--window-frames", "3", "--rule", "paper"))
+    flags = label_flags(source.parent, folder / "out", networks, "--window-frames", "3", "--rule", "paper")
+    samples = watched(flags).samples
     yield _row(f"{videos:,} one-second videos: rate", round(videos / (time.monotonic() - start), 1), "videos/s")
     tenth = len(samples) // 10
     early, late = samples[tenth : 2 * tenth], samples[-tenth - 1 : -1]

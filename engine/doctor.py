@@ -17,7 +17,17 @@ from f2f.engine.machine import MachineState, lines, look_at_machine
 if TYPE_CHECKING:
     from f2f.engine.runtimes.report import RuntimeState
 
-PACKAGES = ("f2f", "torch", "triton", "onnxruntime", "onnxruntime-gpu", "tensorrt", "opencv-python-headless", "av")
+PACKAGES = (
+    "f2f",
+    "torch",
+    "triton",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "opencv-python-headless",
+    "av",
+)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from f2f.engine.errors import NetworkError, UsageError, VideoError
 from f2f.engine.options import RuntimeOptions
-from f2f.engine.runtimes.network import CONTRACTS, Network
-from f2f.engine.runtimes.open import RUNTIMES, open_network
+from f2f.engine.runtimes.network import CONTRACTS, Kind, Network
+from f2f.engine.runtimes.open import AUTOMATIC, RUNTIMES, bundled, open_network
+from f2f.engine.runtimes.trial import trial_input
 from f2f.engine.runtimes.trust import is_ours, sign
 
 RUNTIME = RuntimeOptions(threads=1)
@@ -132,11 +133,34 @@ def test_forced_runtime(networks: TinyNetworks, program: Path) -> None:
 def test_every_value_of_the_option_is_a_runtime_and_every_form_has_one() -> None:
     values = get_args(get_type_hints(RuntimeOptions)["runtime"])
     assert set(values) == {"auto", *RUNTIMES}
-    automatic = [suffix for runtime in RUNTIMES.values() for suffix in runtime.auto]
-    assert sorted(automatic) == [".engine", ".onnx", ".pt2"]
-    for runtime in RUNTIMES.values():
+    assert sorted(AUTOMATIC) == [".engine", ".onnx", ".pt2"]
+    for runtime in (*RUNTIMES.values(), *AUTOMATIC.values()):
         module, function = runtime.opener.split(":")
         assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_the_environment_says_what_auto_is(networks: TinyNetworks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("F2F_ONNX_RUNTIME", "openvino")
+    assert opened(networks.classifier).info.runtime.startswith("openvino")
+    assert opened(networks.classifier, RuntimeOptions(runtime="onnxruntime-cpu")).info.runtime.startswith("onnxruntime")
+    monkeypatch.setenv("F2F_ONNX_RUNTIME", "abacus")
+    with pytest.raises(
+        UsageError, match=r"F2F_ONNX_RUNTIME abacus cannot run classifier\.onnx; accepted for \.onnx: auto"
+    ):
+        opened(networks.classifier)
+
+
+@pytest.mark.parametrize("size_hw", [(97, 131), (75, 101)])
+@pytest.mark.parametrize("kind", ["classifier", "flow"])
+def test_bundled_networks_give_the_same_bits_wherever_in_a_batch(kind: Kind, size_hw: tuple[int, int]) -> None:
+    """Else which frames meet in a batch, which is chance, would show in a run's records."""
+    network = open_network(str(bundled(kind)), kind, RuntimeOptions(threads=2, runtime="onnxruntime-cpu"))
+    frames = (3, *size_hw) if kind == "classifier" else (3, 3, *size_hw)
+    batch = trial_input((5, *frames))
+    together = network(batch)
+    for parts in ([1, 1, 1, 1, 1], [2, 3], [3, 2]):
+        apart = [torch.cat(pieces) for pieces in zip(*map(network, torch.split(batch, parts)), strict=True)]
+        assert all(torch.equal(one, other) for one, other in zip(apart, together, strict=True))
 
 
 def test_onnx_on_the_cpu_is_what_it_was(networks: TinyNetworks) -> None:

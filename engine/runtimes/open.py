@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -19,19 +20,25 @@ class Runtime:
     suffixes: tuple[str, ...]
     opener: str
     """`module:function` (path, kind, options) -> Network, imported when it is called"""
-    auto: tuple[str, ...] = ()
-    """files that it runs where no runtime is asked for"""
 
 
+SWITCH = "F2F_ONNX_RUNTIME"
+"""environment variable: what `--runtime auto` takes for `.onnx` files"""
 _HERE = "f2f.engine.runtimes"
 RUNTIMES = {
-    "onnxruntime": Runtime((".onnx",), f"{_HERE}.onnx_cuda:open_onnx", auto=(".onnx",)),
+    "onnxruntime": Runtime((".onnx",), f"{_HERE}.onnx_cuda:open_onnx"),
     "onnxruntime-cpu": Runtime((".onnx",), f"{_HERE}.onnx_cuda:open_onnx_cpu"),
     "onnxruntime-cuda": Runtime((".onnx",), f"{_HERE}.onnx_cuda:open_onnx_cuda"),
     "openvino": Runtime((".onnx",), f"{_HERE}.openvino_runtime:open_openvino"),
-    "torch": Runtime((".pt2",), f"{_HERE}.torch_export:TorchNetwork", auto=(".pt2",)),
-    "tensorrt": Runtime((".onnx", ".engine"), f"{_HERE}.tensorrt_open:open_tensorrt", auto=(".engine",)),
+    "torch": Runtime((".pt2",), f"{_HERE}.torch_export:TorchNetwork"),
+    "tensorrt": Runtime((".onnx", ".engine"), f"{_HERE}.tensorrt_open:open_tensorrt"),
 }
+AUTOMATIC = {
+    ".onnx": Runtime((".onnx",), f"{_HERE}.cpu_choice:open_here"),
+    ".pt2": RUNTIMES["torch"],
+    ".engine": RUNTIMES["tensorrt"],
+}
+"""suffix -> what runs it where no runtime is asked for, by --runtime or in the environment"""
 
 
 def open_network(name: str, kind: Kind, options: RuntimeOptions) -> Network:
@@ -68,13 +75,14 @@ def bundled(kind: str) -> Path:
 def _runtime_of(path: Path, options: RuntimeOptions) -> Runtime:
     fitting = {name: runtime for name, runtime in RUNTIMES.items() if path.suffix in runtime.suffixes}
     if not fitting:
-        suffixes = dict.fromkeys(suffix for runtime in RUNTIMES.values() for suffix in runtime.auto)
-        raise UsageError(f"{path} is not a network; accepted: {', '.join(suffixes)} files from `f2f export`")
-    if options.runtime == "auto":
-        return next(runtime for runtime in fitting.values() if path.suffix in runtime.auto)
-    if options.runtime not in fitting:
+        raise UsageError(f"{path} is not a network; accepted: {', '.join(AUTOMATIC)} files from `f2f export`")
+    by_environment = options.runtime == "auto" and path.suffix == ".onnx" and SWITCH in os.environ
+    switch, wanted = (SWITCH, os.environ[SWITCH]) if by_environment else ("--runtime", options.runtime)
+    if wanted == "auto":
+        return AUTOMATIC[path.suffix]
+    if wanted not in fitting:
         raise UsageError(
-            f"--runtime {options.runtime} cannot run {path.name}; accepted for {path.suffix}: auto, "
-            f"{', '.join(fitting)}; export the network in the other form or leave --runtime out"
+            f"{switch} {wanted} cannot run {path.name}; accepted for {path.suffix}: auto, "
+            f"{', '.join(fitting)}; export the network in the other form or leave {switch} out"
         )
-    return fitting[options.runtime]
+    return fitting[wanted]
