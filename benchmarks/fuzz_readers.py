@@ -2,8 +2,9 @@
 
     python benchmarks/fuzz_readers.py [--runs 100000] [--only manifest,…] [--seed 1]      (needs f2f[fuzz])
 
-Every target runs in a process of its own, for `--runs` executions from seeds that are well-formed. A finding ends the
-target; its input is kept below --keep. Rows go to `results/fuzz_readers.csv`.
+Every target runs in a process of its own, for `--runs` executions from seeds that are well-formed; every other change
+keeps the format (fuzz_mutations.py). A finding ends the target; its input is kept below --keep. Rows go to
+`results/fuzz_readers.csv`.
 """
 
 from __future__ import annotations
@@ -20,19 +21,28 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
+from fuzz_mutations import Mutate, json_lines, json_value, tar_header
 from record import read_rows, write_rows
 
 from f2f.engine.claims import live_claims
 from f2f.engine.errors import F2FError
 from f2f.engine.files import sealed
 from f2f.engine.options import SourceOptions
-from f2f.engine.records import VideoRecord, read_shard, shard_path, to_json
+from f2f.engine.records import MaskRecord, VideoRecord, gather, read_shard, shard_path, to_json
 from f2f.engine.run import read_run
 from f2f.engine.source import printable, read_query_map, read_source
 from f2f.engine.status import read_status
 
 CLASSES = ("red", "green", "blue")
+_PINNED = {
+    "shards": [[0, 2]],
+    "inputs": [["a", "a.mp4", "red"], ["b", "b.mp4", "red"]],
+    "classes": list(CLASSES),
+    "options": {"format": "voc", "confidence": False},
+    "networks": {},
+}
 Target = Callable[[bytes, Path], None]
 """reads bytes by way of a folder; raises what nobody expects"""
 
@@ -99,6 +109,7 @@ def shard_record(data: bytes, folder: Path) -> None:
         path.write_bytes(content)
         try:
             record = read_shard(path)
+            gather(_PINNED, [record])
         except F2FError:
             continue
         assert record.shard == 0
@@ -145,10 +156,25 @@ TARGETS: dict[str, Target] = {
     )
 }
 
+MUTATIONS: dict[str, Mutate] = {
+    "jsonl_manifest": json_lines,
+    "video_tar": tar_header,
+    **dict.fromkeys(("query_map", "shard_record", "run_state", "claim"), json_value),
+}
+
+
+def mutate(name: str, data: bytes, rng: Random, blindly: Callable[[], bytes]) -> bytes:
+    """Data changed in the way of its format, where there is one for this target, or blindly."""
+    return MUTATIONS[name](data, rng) if name in MUTATIONS and rng.random() < 0.5 else blindly()
+
 
 def _with_seal(data: bytes) -> bytes:
-    text = data.decode("utf-8", "replace")
-    return sealed(text.rsplit(',\n "sha256"')[0] if ',\n "sha256"' in text else text)
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        return sealed(data.decode("utf-8", "replace"))
+    whole = {key: value for key, value in content.items() if key != "sha256"} if isinstance(content, dict) else content
+    return sealed(json.dumps(whole, indent=1))
 
 
 def seeds() -> dict[str, list[bytes]]:
@@ -157,14 +183,21 @@ def seeds() -> dict[str, list[bytes]]:
         {"video": "a/b.mp4", "query": "red", "id": "x", "tags": "t"},
         {"video": "c d.mp4", "query": "gr\u00fcn"},
     ]
-    run = {
-        "shards": [[0, 2]],
-        "inputs": [["a", "a.mp4", "red"], ["b", "b.mp4", "red"]],
-        "classes": list(CLASSES),
-        "options": {"format": "voc", "confidence": False},
-        "networks": {},
-    }
-    shard = {"shard": 0, "videos": [json.loads(to_json(VideoRecord("a", "a.mp4", "red", "ok")))], "masks": []}
+    video = VideoRecord("a", "a.mp4", "red", "ok", masks=1)
+    mask = MaskRecord(
+        *("a-0000", "a", "a.mp4", "red", "red"),
+        0,
+        0,
+        ("red",),
+        (0.0, 0.5),
+        (0.9,),
+        (6,),
+        80,
+        10,
+        width_px=12,
+        height_px=8,
+    )
+    shard = {"shard": 0, "videos": [json.loads(to_json(video))], "masks": [json.loads(to_json(mask))]}
     return {
         "csv_manifest": [b'video,query,id,tags\n"a,b.mp4",red,x,t\nc.mp4,green,,\n', b"video,query\n../x.mp4,red\n"],
         "jsonl_manifest": [b"".join(json.dumps(row).encode() + b"\n" for row in manifest)],
@@ -174,7 +207,7 @@ def seeds() -> dict[str, list[bytes]]:
         ],
         "query_map": [b'{"puppy": "red", "Gr\xc3\xbcn": "green"}'],
         "shard_record": [sealed(json.dumps(shard, indent=1))],
-        "run_state": [sealed(json.dumps(run, indent=1))],
+        "run_state": [sealed(json.dumps(_PINNED, indent=1))],
         "claim": [b'{"host": "a", "pid": 1, "started_seconds": 1.5, "shards": [0, 1], "inputs": 2}'],
     }
 
@@ -201,11 +234,16 @@ def _tar(files: dict[str, bytes]) -> bytes:
 _CHILD = """
 import sys
 from pathlib import Path
+from random import Random
 import atheris
 with atheris.instrument_imports(include=["f2f", "csv", "json", "tarfile"]):
     import fuzz_readers
-target, folder = fuzz_readers.TARGETS[sys.argv[1]], Path(sys.argv[2])
-atheris.Setup(sys.argv[:1] + sys.argv[3:], lambda data: target(data, folder))
+name, folder = sys.argv[1], Path(sys.argv[2])
+def changed(data, most, seed):
+    return fuzz_readers.mutate(name, data, Random(seed), lambda: atheris.Mutate(data, most))[:most]
+def once(data):
+    fuzz_readers.TARGETS[name](data, folder)
+atheris.Setup(sys.argv[:1] + sys.argv[3:], once, custom_mutator=changed)
 atheris.Fuzz()
 """
 

@@ -6,7 +6,9 @@ import io
 import json
 import sys
 import tarfile
+from functools import partial
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # scripts that import their neighbours
 
-from fuzz_readers import TARGETS, seeds
+from fuzz_readers import TARGETS, mutate, seeds
 
 from f2f.engine.claims import live_claims
 from f2f.engine.errors import UsageError
@@ -57,7 +59,8 @@ def test_well_formed_inputs_are_read(name: str, tmp_path: Path) -> None:
 @given(data=st.data())
 def test_damaged_inputs_raise_nothing_but_our_errors(name: str, tmp_path: Path, data: st.DataObject) -> None:
     whole = data.draw(st.sampled_from(SEEDS[name]))
-    TARGETS[name](data.draw(st.one_of(damaged(whole), st.binary(max_size=64))), tmp_path)
+    blindly = partial(data.draw, st.one_of(damaged(whole), st.binary(max_size=64)))
+    TARGETS[name](mutate(name, whole, Random(data.draw(st.integers(0, 2**32))), blindly), tmp_path)
 
 
 def test_a_csv_whose_first_line_is_broken(tmp_path: Path) -> None:
