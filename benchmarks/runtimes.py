@@ -1,45 +1,35 @@
-"""The bundled networks by every runtime and precision that works here, beside torch.
+"""Networks by every runtime and precision that works here, beside torch, eager and compiled.
 
-python benchmarks/runtimes.py --calibrate SOURCE [--repeats 15]
+python benchmarks/runtimes.py --calibrate SOURCE [--repeats 15] [--only "bundled flow"]
 
-All contenders take turns, after an untimed call each; what differs from float32 in ONNX Runtime by more than stated is
-not timed. int8 is what `f2f export … --int8 --calibrate SOURCE` writes; where its gates fail it has no row. Rows go to
-`results/runtimes.csv`, the quickest of each case is marked.
+All contenders of a case take turns, after an untimed call each; what differs from float32 in ONNX Runtime by more than
+stated is not timed. int8 is what `f2f export … --int8 --calibrate SOURCE` writes; where its gates fail it has no row
+(networks with random weights have no gates). Memory is what a process of its own grows by that opens and runs it. Rows
+go to `results/runtimes.csv`, the quickest of each case in float32 and of all is marked.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import resource
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from engine_networks import bundled_classifier, bundled_flow
-from record import write_rows
-from torch import Tensor, nn
+from record import read_rows, write_rows
+from runtime_subjects import RUNTIMES, SUBJECTS, Run, Shape, opened, write_files
 
-from f2f.engine.options import RuntimeOptions
-from f2f.engine.runtimes.network import Kind
-from f2f.engine.runtimes.open import bundled, open_network
 from f2f.engine.runtimes.trial import relative_difference, trial_input
-from f2f.training.card import NetworkCard
-from f2f.training.export import export_network
-from f2f.training.int8 import quantise
-from f2f.training.options import Int8Options
 
-CASES: tuple[tuple[Kind, tuple[int, ...]], ...] = (
-    ("classifier", (1, 3, 240, 426)),
-    ("classifier", (8, 3, 240, 426)),
-    ("classifier", (1, 3, 375, 500)),
-    ("flow", (1, 5, 3, 240, 426)),
-)
 MOST_DIFFERENCE = {"float32": 1e-3, "int8": 0.5}
 """of an output's largest value; int8 has gates of its own, on real frames"""
-Run = Callable[[Tensor], tuple[Tensor, ...]]
+PRECISIONS = ("float32", "int8")
 
 
 @dataclass(frozen=True)
@@ -49,55 +39,42 @@ class Contender:
     runtime: str
     precision: str
     run: Run
+    memory_mb: float
 
 
-def contenders(kind: Kind, files: dict[str, Path]) -> Iterator[Contender]:
+def contenders(name: str, files: Mapping[str, Path]) -> Iterator[Contender]:
     """All that work here; the first is the one that others are compared with."""
-    threads = torch.get_num_threads()
-    module = bundled_classifier(files["float32"]) if kind == "classifier" else bundled_flow(files["float32"])
-    for precision in ("float32", "int8"):
-        if precision in files:
-            options = RuntimeOptions(runtime="onnxruntime-cpu", threads=threads)
-            yield Contender("onnxruntime", precision, open_network(str(files[precision]), kind, options))
-    yield Contender("torch eager", "float32", _eager(module))
-    yield Contender("torch compile", "float32", _eager(torch.compile(module)))
-    options = RuntimeOptions(runtime="torch", threads=threads, trust_code=True)
-    yield Contender("torch .pt2", "float32", open_network(str(files["pt2"]), kind, options))
+    for precision in PRECISIONS:
+        for runtime in RUNTIMES:
+            if (run := opened(name, runtime, precision, files)) is not None:
+                yield Contender(runtime, precision, run, memory_mb(name, runtime, precision, files))
 
 
-def _eager(module: Callable[[Tensor], Tensor | tuple[Tensor, ...]]) -> Run:
-    def run(batch: Tensor) -> tuple[Tensor, ...]:
-        with torch.inference_mode():
-            found = module(batch)
-        return (found,) if isinstance(found, Tensor) else tuple(found)
-
-    return run
+def memory_mb(name: str, runtime: str, precision: str, files: Mapping[str, Path]) -> float:
+    """What a process grows by that opens a contender and runs it on the first shape."""
+    job = json.dumps([name, runtime, precision, {key: str(path) for key, path in files.items()}])
+    command = [sys.executable, __file__, "--calibrate", "", "--memory-of", job]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
-def exports(kind: Kind, folder: Path, calibrate: str) -> dict[str, Path]:
-    """The network's files by precision, and its .pt2."""
-    whole, smaller, program = bundled(kind), folder / f"{kind}.int8.onnx", folder / f"{kind}.pt2"
-    found = {"float32": whole, "pt2": program}
-    verdict = quantise(whole, kind, Int8Options(int8=True, calibrate=calibrate), smaller)
-    print(f"{kind}: {verdict}")
-    if not verdict.why_not:
-        found["int8"] = smaller
-    network: nn.Module = bundled_classifier(whole) if kind == "classifier" else bundled_flow(whole)
-    info = open_network(str(whole), kind, RuntimeOptions()).info
-    card = NetworkCard(kind, info.classes, dict(info.defaults), {})
-    export_network(network.to(memory_format=torch.contiguous_format), card, program)
-    return found
+def _growth_mb(name: str, runtime: str, precision: str, files: Mapping[str, str]) -> float:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run = opened(name, runtime, precision, {key: Path(path) for key, path in files.items()})
+    assert run is not None
+    run(trial_input(SUBJECTS[name].shapes[0]))
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
-def measure(kind: Kind, shape: tuple[int, ...], runners: list[Contender], repeats: int) -> list[dict[str, object]]:
+def measure(name: str, shape: Shape, runners: Sequence[Contender], repeats: int) -> list[dict[str, object]]:
     """A row per contender."""
     batch = trial_input(shape)
     expected = runners[0].run(batch)
-    differences = {}
-    for one in runners:
-        found = one.run(batch)
-        differences[one] = max(relative_difference(e, f) for e, f in zip(expected, found, strict=True))
+    differences = {
+        one: max(relative_difference(e, f) for e, f in zip(expected, one.run(batch), strict=True)) for one in runners
+    }
     good = [one for one in runners if differences[one] <= MOST_DIFFERENCE[one.precision]]
+    for one in set(runners) - set(good):
+        print(f"{name}, {one.runtime}, {one.precision}: differs by {differences[one]:.1e}, and is not timed")
     seconds: dict[Contender, list[float]] = {one: [] for one in good}
     for _ in range(repeats):
         for one in good:
@@ -105,39 +82,54 @@ def measure(kind: Kind, shape: tuple[int, ...], runners: list[Contender], repeat
             one.run(batch)
             seconds[one].append(time.perf_counter() - start)
     medians = {one: float(np.median(times)) for one, times in seconds.items()}
-    best = min(medians.values())
-    frames = shape[0] * (shape[1] if kind == "flow" else 1)
+    best = {min((m, one.runtime, one.precision) for one, m in medians.items() if one.precision in of) for of in _PODIUM}
+    frames = shape[0] * (shape[1] if SUBJECTS[name].kind == "flow" else 1)
     return [
         {
-            "network": kind,
+            "network": name,
             "shape": "x".join(map(str, shape)),
             "runtime": one.runtime,
             "precision": one.precision,
             **{f"p{p}_ms": round(1e3 * float(np.quantile(seconds[one], p / 100)), 2) for p in (20, 50, 80)},
             "frames_per_second": round(frames / medians[one], 1),
             "times_onnxruntime_float32": round(medians[runners[0]] / medians[one], 2),
+            "memory_mb": round(one.memory_mb),
             "difference": f"{differences[one]:.1e}",
-            "best": "yes" if medians[one] == best else "",
+            "best": "yes" if (medians[one], one.runtime, one.precision) in best else "",
         }
         for one in good
     ]
 
 
+_PODIUM = (("float32",), PRECISIONS)
+
+
 def main() -> None:
-    """Measure and write."""
+    """Measure and write; rows of networks that are not measured this time stay."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--calibrate", required=True, help="videos that int8 is calibrated on, a SOURCE of f2f label")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--only", choices=tuple(SUBJECTS))
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    rows: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in ("classifier", "flow"):
-            runners = list(contenders(kind, exports(kind, Path(folder), given.calibrate)))
-            for _, shape in (case for case in CASES if case[0] == kind):
-                rows += measure(kind, shape, runners, given.repeats)
-                for row in rows[-len(runners) :]:
-                    print(row, flush=True)
-    print(write_rows("runtimes", rows))
+    if given.memory_of:
+        print(_growth_mb(*json.loads(given.memory_of)))
+        return
+    for name in [given.only] if given.only else SUBJECTS:
+        with tempfile.TemporaryDirectory(prefix="f2f-runtimes-") as folder:
+            runners = list(contenders(name, write_files(name, Path(folder), given.calibrate)))
+            rows = [row for shape in SUBJECTS[name].shapes for row in measure(name, shape, runners, given.repeats)]
+        for row in rows:
+            print(row, flush=True)
+        kept = [row for row in _measured() if row["network"] != name]
+        print(write_rows("runtimes", [*kept, *rows]))
+
+
+def _measured() -> list[dict[str, str]]:
+    try:
+        return read_rows("runtimes")
+    except FileNotFoundError:
+        return []
 
 
 if __name__ == "__main__":

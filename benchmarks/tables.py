@@ -14,6 +14,7 @@ from pathlib import Path
 
 from engine_table import engine_table
 from record import read_rows
+from runtime_table import runtimes_table
 from study_table import filter_table, frames_table, study_table
 from trust_table import trust_table
 
@@ -186,6 +187,7 @@ _MADE: dict[str, Callable[[], list[dict[str, str]]]] = {
     **{name: partial(lambda name: condensed(name, read_rows(name)), name) for name in _HEADLINES},
     "trust": lambda: trust_table(read_rows("chaos"), read_rows("fuzz"), read_rows("fuzz_readers"), read_rows("long")),
     "engine": lambda: engine_table(read_rows("engine"), read_rows("engine_ceiling")),
+    "runtimes": lambda: runtimes_table(read_rows("runtimes")),
     "flow": lambda: flow_methods(read_rows("flow")),
     "quality_score": quality_scores,
     "study": lambda: study_table(read_rows("study")),

@@ -80,11 +80,30 @@ def entries(path: Path | RemoteFile) -> Iterator[tarfile.TarInfo]:
     Raises:
         OSError, tarfile.TarError: the file is no such tar, or ends in the middle.
     """
-    with _headers(path) as stream, tarfile.open(fileobj=stream, mode="r:", errorlevel=2) as tar:
-        while (entry := tar.next()) is not None:
+    with _headers(path) as stream, _opened(stream) as tar:
+        while (entry := _next(tar)) is not None:
             yield entry
             tar.members.clear()  # type: ignore[attr-defined]  # else all are kept in memory
         _check_end(stream, tar.offset)
+
+
+def _opened(stream: _Headers) -> tarfile.TarFile:
+    with _damage():
+        return tarfile.open(fileobj=stream, mode="r:", errorlevel=2)
+
+
+def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    with _damage():
+        return tar.next()
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    """`tarfile` lets slip what goes wrong with numbers in damaged headers."""
+    try:
+        yield
+    except (ValueError, IndexError) as error:
+        raise tarfile.ReadError(f"a header is damaged ({error})") from error
 
 
 @contextmanager

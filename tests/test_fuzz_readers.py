@@ -113,6 +113,20 @@ def test_a_tar_whose_header_leads_beyond_all_files(tmp_path: Path) -> None:
     assert problems == ["", "", "bad_tar"]
 
 
+def test_a_tar_whose_sparse_header_is_cut_off(tmp_path: Path) -> None:
+    entry = tarfile.TarInfo("red/a.mp4")
+    entry.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(entry.tobuf(tarfile.GNU_FORMAT)[:512])
+    header[482] = 1  # more of the sparse map follows, says the header
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "v.tar").write_bytes(header)
+    (row,) = read_source(str(tmp_path / "v.tar"), SourceOptions())
+    assert row.problem is not None
+    assert row.problem[0] == "bad_tar"
+    assert row.problem[1].startswith("a header is damaged")
+
+
 def test_a_url_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no URL"):
         read_source("file://[", SourceOptions())

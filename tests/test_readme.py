@@ -30,7 +30,17 @@ def test_tables_are_the_results() -> None:
 
 def test_every_table_is_filled() -> None:
     blocks = re.findall(r"<!-- table:(\w+) -->(.*?)<!-- end -->", README, re.DOTALL)
-    names = ["trust", "engine", "quality_real", "quality_synthetic", "quality_score", "flow", "networks", "kernels"]
+    names = [
+        "trust",
+        "engine",
+        "runtimes",
+        "quality_real",
+        "quality_synthetic",
+        "quality_score",
+        "flow",
+        "networks",
+        "kernels",
+    ]
     names += ["study", "study_frames", "study_filter"]
     assert [name for name, _ in blocks] == names
     assert all("| --- |" in body for _, body in blocks)
