@@ -94,7 +94,10 @@ def _opened(stream: _Headers) -> tarfile.TarFile:
 
 def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
     with _damage():
-        return tar.next()
+        entry = tar.next()
+        if entry is not None and entry.size < 0:  # can be written in base 256, and would lead back
+            raise ValueError(f"it is of {entry.size} bytes")
+        return entry
 
 
 @contextmanager

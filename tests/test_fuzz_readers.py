@@ -127,6 +127,17 @@ def test_a_tar_whose_sparse_header_is_cut_off(tmp_path: Path) -> None:
     assert row.problem[1].startswith("a header is damaged")
 
 
+def test_a_tar_whose_entry_has_a_negative_size(tmp_path: Path) -> None:
+    header = bytearray(tarfile.TarInfo("red/a.mp4").tobuf(tarfile.USTAR_FORMAT))
+    header[124:136] = b"\xff" * 10 + b"\xfe\x00"  # -512, in base 256
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "v.tar").write_bytes(header + bytes(1024))
+    (row,) = read_source(str(tmp_path / "v.tar"), SourceOptions())
+    assert row.problem is not None
+    assert row.problem == ("bad_tar", "a header is damaged (it is of -512 bytes); what comes before is read")
+
+
 def test_a_url_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no URL"):
         read_source("file://[", SourceOptions())
