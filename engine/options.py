@@ -254,6 +254,16 @@ class EngineOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TorchOptions:
+    """How torch runs `.pt2` networks; each is compared with the plain program before it is used."""
+
+    torch_precision: Literal["float32", "bfloat16"] = "float32"
+    """torch: what its layers compute in; bfloat16 is quicker on GPUs, and on CPUs with AMX"""
+    torch_compile: bool = False
+    """torch: compile networks, which takes a minute or so"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RuntimeOptions:
     """How networks are run."""
 
@@ -268,6 +278,7 @@ class RuntimeOptions:
     trust_code: bool = False
     """also load .pt2 and .engine networks, which are code, that this installation did not make itself"""
     engines: EngineOptions = field(default_factory=EngineOptions)
+    torch: TorchOptions = field(default_factory=TorchOptions)
 
     def __post_init__(self) -> None:
         _require(0 <= self.threads <= 1024, "threads", self.threads, "0 (one per core) to 1024 threads")

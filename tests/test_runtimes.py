@@ -14,10 +14,10 @@ from material import CLASSES, POOL_PX, TinyNetworks, classifier_file, flow_file,
 from torch import Tensor, nn
 
 from f2f.engine.errors import NetworkError, UsageError, VideoError
-from f2f.engine.options import RuntimeOptions
+from f2f.engine.options import RuntimeOptions, TorchOptions
 from f2f.engine.runtimes.network import CONTRACTS, Kind, Network
 from f2f.engine.runtimes.open import AUTOMATIC, RUNTIMES, bundled, open_network
-from f2f.engine.runtimes.trial import trial_input
+from f2f.engine.runtimes.trial import relative_difference, trial_input
 from f2f.engine.runtimes.trust import is_ours, sign
 
 RUNTIME = RuntimeOptions(threads=1)
@@ -67,6 +67,60 @@ def test_both_runtimes_give_the_same(networks: TinyNetworks, program: Path) -> N
         batch = torch.rand(shape)
         for one, other in zip(onnx(batch), torch_(batch), strict=True):
             assert torch.allclose(one, other, atol=1e-5)
+
+
+# ---- forms of a program
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "most"),
+    [
+        (TorchOptions(torch_precision="bfloat16"), "bfloat16", 3e-2),
+        (TorchOptions(torch_compile=True), "compiled", 1e-5),
+    ],
+)
+def test_a_program_in_another_form(program: Path, options: TorchOptions, words: str, most: float) -> None:
+    sign(program)
+    plain, other = opened(program), opened(program, RuntimeOptions(threads=1, torch=options))
+    assert other.info.runtime == f"{plain.info.runtime} {words}"
+    for shape in ((2, 3, 32, 48), (3, 3, 64, 16)):
+        batch = trial_input(shape)
+        for one, given in zip(plain(batch), other(batch), strict=True):
+            assert given.dtype == torch.float32
+            assert relative_difference(one, given) <= most
+
+
+def test_a_form_that_gives_other_numbers_is_refused(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sign(program)
+    monkeypatch.setattr("f2f.engine.runtimes.torch_export.REDUCED_TOLERANCE", 1e-9)
+    with pytest.raises(
+        NetworkError, match=r"bfloat16 gives another .* accepted: 1e-09; .* give --torch-precision float32"
+    ):
+        opened(program, RuntimeOptions(torch=TorchOptions(torch_precision="bfloat16")))
+
+
+def test_a_form_that_fails_is_refused(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile_(*_: object, **__: object) -> object:
+        raise RuntimeError("no compiler")
+
+    sign(program)
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: compile_)
+    with pytest.raises(
+        NetworkError, match=r"compiled does not do what the plain program on the CPU does: .*no compiler"
+    ):
+        opened(program, RuntimeOptions(torch=TorchOptions(torch_compile=True)))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_fails_leaves_the_cpu(
+    program: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a GPU, one is claimed: moving the program there is what fails."""
+    sign(program)
+    monkeypatch.setattr("f2f.engine.runtimes.cuda.gpu_obstacle", lambda: "")
+    monkeypatch.setattr("f2f.engine.runtimes.cuda.gpu_name", lambda *_: "Fake GPU (9.0)")
+    assert opened(program).info.runtime.endswith("CPU")
+    assert "networks run on the CPU although there is a GPU" in caplog.text
 
 
 # ---- trust

@@ -30,7 +30,7 @@ RUNTIMES = {
     "onnxruntime-cpu": Runtime((".onnx",), f"{_HERE}.onnx_cuda:open_onnx_cpu"),
     "onnxruntime-cuda": Runtime((".onnx",), f"{_HERE}.onnx_cuda:open_onnx_cuda"),
     "openvino": Runtime((".onnx",), f"{_HERE}.openvino_runtime:open_openvino"),
-    "torch": Runtime((".pt2",), f"{_HERE}.torch_export:TorchNetwork"),
+    "torch": Runtime((".pt2",), f"{_HERE}.torch_export:open_torch"),
     "tensorrt": Runtime((".onnx", ".engine"), f"{_HERE}.tensorrt_open:open_tensorrt"),
 }
 AUTOMATIC = {

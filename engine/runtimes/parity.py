@@ -6,8 +6,8 @@ add in another order) and 3e-2 for those that compute anything in less (rounding
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import onnx
 import torch
@@ -34,6 +34,18 @@ def _shape(kind: str, batch: int, height: int, width: int) -> tuple[int, ...]:
     return (batch, 3, 3, height, width) if CONTRACTS[kind].input_rank == 5 else (batch, 3, height, width)
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What a network is compared with."""
+
+    name: str
+    run: Callable[[Tensor], Sequence[Tensor]]
+    instead: str
+    """what to give where the network fails"""
+    fixed: Sequence[int | None] = (None,) * 5
+    """axes of the input that the file fixes"""
+
+
 def check_outputs(network: Network, graph: bytes, shapes: Sequence[tuple[int, ...]]) -> None:
     """Compare a network with ONNX Runtime on the CPU, on smooth noise of every shape.
 
@@ -45,38 +57,51 @@ def check_outputs(network: Network, graph: bytes, shapes: Sequence[tuple[int, ..
     Raises:
         NetworkError: an output differs by more than is accepted, or there is none.
     """
-    model, kind, runtime = onnx.load_from_string(graph), network.info.kind, network.info.runtime
+    model, kind = onnx.load_from_string(graph), network.info.kind
     session = open_session(import_onnxruntime(), graph, f"the {kind} network", threads=0)
+
+    def run(batch: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(one) for one in session.run(None, {CONTRACTS[kind].input: batch.numpy()})]
+
     most = REDUCED_TOLERANCE if is_reduced(model) else FLOAT32_TOLERANCE
+    reference = Reference("ONNX Runtime on the CPU", run, "--runtime onnxruntime-cpu", fixed_axes(model))
+    compare(network, reference, shapes, most)
+
+
+def compare(network: Network, reference: Reference, shapes: Sequence[tuple[int, ...]], most: float) -> None:
+    """Compare a network with another, as `check_outputs` does; `most` is the accepted difference.
+
+    Raises:
+        NetworkError: an output differs by more than is accepted, or there is none.
+    """
+    kind, runtime = network.info.kind, network.info.runtime
     for shape in shapes:
-        batch, expected = _expected(session, kind, shape, fixed_axes(model))
+        batch, expected = _expected(reference, kind, shape)
         try:
             found = network(batch)
         except VideoError as error:
-            raise NetworkError(f"{runtime} does not do what ONNX Runtime on the CPU does: {error.detail}") from error
+            raise NetworkError(f"{runtime} does not do what {reference.name} does: {error.detail}") from error
         for name, wanted, given in zip(CONTRACTS[kind].outputs, expected, found, strict=True):
-            difference = relative_difference(torch.from_numpy(wanted), given)
+            difference = relative_difference(wanted, given)
             if not difference <= most:
                 raise NetworkError(
-                    f"{runtime} gives another {name} than ONNX Runtime on the CPU, for a {kind} input of "
+                    f"{runtime} gives another {name} than {reference.name}, for a {kind} input of "
                     f"{'x'.join(map(str, batch.shape))}: by {difference:.1e} of its largest value; accepted: "
-                    f"{most:.0e}; it is not used; give --runtime onnxruntime-cpu"
+                    f"{most:.0e}; it is not used; give {reference.instead}"
                 )
 
 
-def _expected(
-    session: Any, kind: str, shape: tuple[int, ...], fixed: Sequence[int | None]
-) -> tuple[Tensor, Sequence[Any]]:
-    """A batch that the network takes, of a shape or a larger one, and its outputs on the CPU."""
+def _expected(reference: Reference, kind: str, shape: tuple[int, ...]) -> tuple[Tensor, Sequence[Tensor]]:
+    """A batch that the reference takes, of a shape or a larger one, and its outputs."""
     refusals = []
     for factor in _ENLARGED:
         larger = (*shape[:-2], *(side * factor for side in shape[-2:]))
-        batch = trial_input([one or size for one, size in zip(fixed, larger, strict=True)])
+        batch = trial_input([one or size for one, size in zip(reference.fixed, larger, strict=False)])
         try:
-            return batch, session.run(None, {CONTRACTS[kind].input: batch.numpy()})
+            return batch, reference.run(batch)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             refusals.append(next(iter(str(error).splitlines()), type(error).__name__))
     raise NetworkError(
-        f"the {kind} network cannot be checked: ONNX Runtime on the CPU refuses inputs of {shape} and larger "
-        f"({refusals[-1][:300]}); give --runtime onnxruntime-cpu"
+        f"the {kind} network cannot be checked: {reference.name} refuses inputs of {shape} and larger "
+        f"({refusals[-1][:300]}); give {reference.instead}"
     )
