@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,8 @@ from f2f.engine.runtimes.trial import relative_difference, trial_input
 MOST_DIFFERENCE = {"float32": 1e-3, "int8": 0.5}
 """of an output's largest value; int8 has gates of its own, on real frames"""
 PRECISIONS = ("float32", "int8")
+_SETTLE_SECONDS = 0.03
+"""in which the threads of the one before stop spinning"""
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,17 @@ def memory_mb(name: str, runtime: str, precision: str, files: Mapping[str, Path]
 
 
 def _growth_mb(name: str, runtime: str, precision: str, files: Mapping[str, str]) -> float:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _own_mb("VmRSS:")
     run = opened(name, runtime, precision, {key: Path(path) for key, path in files.items()})
     assert run is not None
     run(trial_input(SUBJECTS[name].shapes[0]))
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return _own_mb("VmHWM:") - before
+
+
+def _own_mb(entry: str) -> float:
+    """From the kernel's account of this process; `getrusage` counts what it was before it became this program, too."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(entry))
 
 
 def measure(name: str, shape: Shape, runners: Sequence[Contender], repeats: int) -> list[dict[str, object]]:
@@ -78,6 +85,7 @@ def measure(name: str, shape: Shape, runners: Sequence[Contender], repeats: int)
     seconds: dict[Contender, list[float]] = {one: [] for one in good}
     for _ in range(repeats):
         for one in good:
+            time.sleep(_SETTLE_SECONDS)
             start = time.perf_counter()
             one.run(batch)
             seconds[one].append(time.perf_counter() - start)
