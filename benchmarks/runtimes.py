@@ -2,7 +2,7 @@
 
 python benchmarks/runtimes.py --calibrate SOURCE [--repeats 15] [--only "bundled flow"]
 
-All contenders of a case take turns, after an untimed call each; what differs from float32 in ONNX Runtime by more than
+All contenders of a case take turns, each after an untimed call; what differs from float32 in ONNX Runtime by more than
 stated is not timed. int8 is what `f2f export … --int8 --calibrate SOURCE` writes; where its gates fail it has no row
 (networks with random weights have no gates). Memory is what a process of its own grows by that opens and runs it. Rows
 go to `results/runtimes.csv`, the quickest of each case in float32 and of all is marked.
@@ -29,8 +29,6 @@ from f2f.engine.runtimes.trial import relative_difference, trial_input
 MOST_DIFFERENCE = {"float32": 1e-3, "int8": 0.5}
 """of an output's largest value; int8 has gates of its own, on real frames"""
 PRECISIONS = ("float32", "int8")
-_SETTLE_SECONDS = 0.03
-"""in which the threads of the one before stop spinning"""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def measure(name: str, shape: Shape, runners: Sequence[Contender], repeats: int)
     seconds: dict[Contender, list[float]] = {one: [] for one in good}
     for _ in range(repeats):
         for one in good:
-            time.sleep(_SETTLE_SECONDS)
+            one.run(batch)  # untimed: the threads of the one before may still spin, its own may sleep
             start = time.perf_counter()
             one.run(batch)
             seconds[one].append(time.perf_counter() - start)
