@@ -28,7 +28,7 @@ def _case(network: str, shape: str, rows: Sequence[Row]) -> Row:
     }
     first = next(iter(own.values()))
     return {
-        "ms": f"{network}, {shape.replace('x', '×')}",
+        "ms": f"{network}: {shape.replace('x', '×')}",
         **{title: _told(own.get(key)) for key, title in _COLUMNS.items()},
         **{name: first[name] for name in ("machine", "versions", "commit")},
     }

@@ -128,7 +128,9 @@ def main() -> None:
         for row in rows:
             print(row, flush=True)
         kept = [row for row in _measured() if row["network"] != name]
-        print(write_rows("runtimes", [*kept, *rows]))
+        everything: list[Mapping[str, object]] = [*kept, *rows]
+        everything.sort(key=lambda row: [*SUBJECTS].index(str(row["network"])))
+        print(write_rows("runtimes", everything, ("torch", "onnxruntime", "openvino", "numpy")))
 
 
 def _measured() -> list[dict[str, str]]:
