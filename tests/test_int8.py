@@ -77,7 +77,8 @@ def test_a_classifier_in_int8(options: Int8Options, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("lenient")
-def test_a_flow_network_in_int8(options: Int8Options, tmp_path: Path) -> None:
+def test_a_flow_network_in_int8(options: Int8Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "_EXACT_PAIRS", 8)  # of 24: a third of the time
     verdict = quantise(bundled("flow"), "flow", options, tmp_path / "int8.onnx")
     assert 0 < verdict.epe_increase < 0.5
     assert verdict.why_not == ""
