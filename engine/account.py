@@ -24,8 +24,8 @@ _ADVICE = {
     "fetch": "inputs come too slowly: more --fetchers, or a source that is nearer",
     "decode": "a smaller --max-side, or more --decoders where cores are idle",
     "classify": "a lower --sample-fps, a smaller --max-side or --max-windows; --trust-query for a curated crawl",
-    "cam": "fewer --scales, a smaller --max-side or --max-windows",
-    "flow": "--flow dis, a smaller --max-side or fewer --window-frames",
+    "cam": "fewer --scales, a smaller --max-side, or a --classifier in 8 bits (f2f export classifier --int8)",
+    "flow": "--flow dis or one in 8 bits (f2f export flow --int8), a smaller --max-side or fewer --window-frames",
     "aggregate": "a smaller --max-side or --max-windows",
     "write": "a faster disk for --out, or --format webdataset",
 }
