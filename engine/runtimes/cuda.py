@@ -159,6 +159,16 @@ def address(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr() + int(tensor.storage_offset()) * tensor.element_size()
 
 
+def upload(target: Tensor, batch: Tensor) -> None:
+    """Copy a batch into `target`; from the CPU to a GPU by way of pinned memory, so that nobody waits for the copy.
+
+    torch keeps the pinned memory until the copy, which is in the order of the current stream, is done.
+    """
+    if target.is_cuda and not batch.is_cuda:
+        batch = batch.pin_memory()
+    target.copy_(batch, non_blocking=True)
+
+
 def hand_back(outputs: Sequence[Tensor], batch: Tensor, *, owned: bool) -> tuple[Tensor, ...]:
     """The outputs on the device of the batch, in memory of their own; see `Queue.give`."""
     if batch.device.type == outputs[0].device.type:

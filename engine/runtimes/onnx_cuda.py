@@ -18,7 +18,7 @@ from torch import Tensor
 from f2f.engine.errors import F2FError, MachineError, NetworkError, UsageError
 from f2f.engine.options import RuntimeOptions
 from f2f.engine.runtimes import cuda
-from f2f.engine.runtimes.cuda import Queue, address, gpu_errors
+from f2f.engine.runtimes.cuda import Queue, address, gpu_errors, upload
 from f2f.engine.runtimes.network import CONTRACTS, Kind, Network, check_tensors, network_failure, parse_info
 from f2f.engine.runtimes.onnx_runtime import CPU_PROVIDER, OnnxNetwork, import_onnxruntime, open_session
 from f2f.engine.runtimes.parity import check_outputs, small_trials
@@ -80,7 +80,7 @@ class OnnxCudaNetwork:
             with self._queue.working(alone=first):
                 captured = captured or self._capture(shape)
                 captured.threads.add(thread)
-                captured.input.copy_(batch)
+                upload(captured.input, batch)
                 self._session.run_with_iobinding(captured.binding, captured.options)
                 return self._queue.give(captured.outputs, batch, owned=False)
         except torch.OutOfMemoryError:
@@ -105,7 +105,7 @@ class OnnxCudaNetwork:
         if there and batch.is_contiguous() and batch.numel():
             return batch
         images = self._queue.empty(batch.shape)
-        images.copy_(batch)
+        upload(images, batch)
         return images
 
     def _output_shapes(self, images: Tensor) -> list[tuple[int, ...]]:

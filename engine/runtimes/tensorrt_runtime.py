@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from f2f.engine.errors import MachineError, NetworkError
-from f2f.engine.runtimes.cuda import Queue, address, gpu_errors
+from f2f.engine.runtimes.cuda import Queue, address, gpu_errors, upload
 from f2f.engine.runtimes.network import CONTRACTS, NetworkInfo, network_failure
 from f2f.engine.runtimes.telling import note
 from f2f.engine.runtimes.tensorrt_api import ContextApi, EngineApi, Heard, TensorRT
@@ -71,7 +71,7 @@ class TensorRtNetwork:
     def _run(self, batch: Tensor, may_capture: bool) -> Sequence[Tensor]:
         """The buffers of the outputs, once the work that fills them is on the stream."""
         lane = self._lane(batch)
-        lane.input.copy_(batch)
+        upload(lane.input, batch)
         lane.run(self._queue, may_capture)
         return lane.outputs
 
