@@ -1,36 +1,32 @@
 """Decode: one video -> sampled RGB frames, by time stamp, rotated, scaled once.
 
-This module runs in the decoding processes, so it imports no torch. Every known way in which files and libraries go
-wrong ends as a `VideoError` with a reason, or is repaired and counted.
+This module runs in the decoding processes, so it imports no torch unless a GPU is to decode. Every known way in which
+files and libraries go wrong ends as a `VideoError` with a reason, or is repaired and counted.
 """
 
 from __future__ import annotations
 
 import math
-import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 
 import av
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from f2f.engine import nvdec
+from f2f.engine.container import error_text, fingerprint, opened
 from f2f.engine.errors import VideoError
 from f2f.engine.options import DecodeOptions
 from f2f.engine.pixels import deinterlaced, orientation, picture, picture_hw, pixel_aspect, thumbnail
 from f2f.engine.shots import CutDetector, is_blank
-from f2f.engine.tars import Slice
 from f2f.engine.types import DecodeReport, Frame, PartEnd, Span
 
-# A file may pretend to be a playlist or a concatenation and pull in other files: only real containers are opened.
-_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,mxf,dv,ivf"
 _MAX_ERRORS_IN_A_ROW = 32
 _NEAR_SECONDS = 1e-3  # time stamps are compared with this slack: containers round them
 _TICK_SECONDS = 1.0
@@ -58,6 +54,7 @@ class DecodeState:
     mirrored: bool = False
     interlaced: bool = False
     codec: str = ""
+    on_gpu: bool = False
     file_bytes: int = 0
     modified_ns: int = 0
     """Unix time of the file's last change; 0: not known"""
@@ -89,6 +86,7 @@ class DecodeState:
             mirrored=self.mirrored,
             interlaced=self.interlaced,
             codec=self.codec,
+            on_gpu=self.on_gpu,
             file_bytes=self.file_bytes,
             modified_ns=self.modified_ns,
         )
@@ -115,11 +113,11 @@ def sample_frames(
     Raises:
         VideoError: the file cannot be opened, has no video, or nothing of it can be decoded; it is not the one that
             was `begun`.
+        MachineError: the GPU that is to decode cannot be used.
     """
-    with _unchanged(location, span, state), _open(location, options, span) as container:
+    with _unchanged(location, span, state), opened(location, options, span) as (container, stream):
         if begun and (state.file_bytes, state.modified_ns) != (begun.report.file_bytes, begun.report.modified_ns):
             raise VideoError("changed", "the file was written to while it was opened", "transient")
-        stream = _video_stream(container)
         _describe(stream, options, state)
         frames = _decoded(container, stream, state)
         timed = _with_time(deinterlaced(frames) if options.deinterlace else frames, stream, options, state)
@@ -127,30 +125,6 @@ def sample_frames(
         _note_missing_end(stream, state)
     if not state.frames_decoded:
         raise _nothing_decoded(options, state)
-
-
-@contextmanager
-def _open(path: str, options: DecodeOptions, span: Span | None) -> Iterator[InputContainer]:
-    # "file:" keeps a name such as concat:x.mp4 from being read as a protocol.
-    with Slice(Path(path), *span) if span else nullcontext("file:" + path) as media:
-        try:
-            container = av.open(
-                media,
-                "r",
-                options={
-                    "protocol_whitelist": "file",
-                    "format_whitelist": _FORMATS,
-                    "max_pixels": str(options.max_pixels),  # for the frames that opening decodes to learn the format
-                },
-                metadata_errors="replace",
-                timeout=30.0,
-            )
-        except av.error.FFmpegError as error:
-            raise VideoError(_open_reason(path, span, error), _text(error)) from error
-        try:
-            yield container
-        finally:
-            container.close()
 
 
 @contextmanager
@@ -180,54 +154,6 @@ def _refuse_changed(path: str, before: tuple[int, int], cause: VideoError | None
     if now != before:
         sizes = f"it had {before[0]} bytes and then {now[0]}"
         raise VideoError("changed", f"the file was written to while it was read; {sizes}", "transient") from cause
-
-
-def fingerprint(path: str) -> tuple[int, int]:
-    """Size in bytes and time of the last change in ns of a file that can be read.
-
-    Raises:
-        VideoError: it is not there, or cannot be read.
-    """
-    try:
-        found = Path(path).stat()
-        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
-            raise VideoError("not_media", "not a regular file")
-        with Path(path).open("rb") as stream:
-            stream.read(1)
-    except FileNotFoundError as error:
-        raise VideoError("missing", "the file is not there", "transient") from error
-    except OSError as error:
-        raise VideoError("unreadable", error.strerror or str(error), "transient") from error
-    return found.st_size, found.st_mtime_ns
-
-
-def _open_reason(path: str, span: Span | None, error: av.error.FFmpegError) -> str:
-    with Path(path).open("rb") as stream:
-        stream.seek(span[0] if span else 0)
-        head = stream.read(4096)
-    if b"ftyp" in head[:16]:
-        return "no_moov"
-    if isinstance(error, av.error.ArgumentError) or head[:7] in {b"#EXTM3U", b"ffconca"}:
-        return "format_refused"
-    return "not_media"
-
-
-def _text(error: Exception) -> str:
-    """FFmpeg's words without the path, which stands in the record already."""
-    return getattr(error, "strerror", None) or type(error).__name__
-
-
-def _video_stream(container: InputContainer) -> VideoStream:
-    cover_art = av.stream.Disposition.attached_pic
-    streams = [stream for stream in container.streams.video if not stream.disposition & cover_art]
-    if not streams:
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-        raise VideoError("no_video_stream", f"the container holds {kinds}")
-    stream = streams[0]
-    if getattr(stream, "codec_context", None) is None:
-        raise VideoError("no_decoder", "the video's codec is unknown")
-    stream.codec_context.thread_count = 1  # processes are the parallelism; slice threads have deadlocked
-    return stream
 
 
 def _describe(stream: VideoStream, options: DecodeOptions, state: DecodeState) -> None:
@@ -281,13 +207,14 @@ def _decoded(container: InputContainer, stream: VideoStream, state: DecodeState)
             state.packet_errors += 1
             in_a_row += 1
             if in_a_row >= _MAX_ERRORS_IN_A_ROW:
-                state.broken = f"{in_a_row} undecodable packets in a row ({_text(error)})"
+                state.broken = f"{in_a_row} undecodable packets in a row ({error_text(error)})"
                 return
             continue
         in_a_row = 0
         for frame in frames:
             state.frames_decoded += 1
             state.interlaced |= frame.interlaced_frame
+            state.on_gpu |= nvdec.is_on_gpu(frame)
             if frame.is_corrupt:  # the decoder made up what was missing
                 state.packet_errors += 1
             else:
@@ -305,7 +232,7 @@ def _packets(container: InputContainer, stream: VideoStream, state: DecodeState)
             return
         except av.error.FFmpegError as error:
             state.packet_errors += 1
-            state.broken = f"the container breaks off ({_text(error)})"
+            state.broken = f"the container breaks off ({error_text(error)})"
             return
 
 
@@ -355,20 +282,20 @@ def _sampled(
     video: int, timed: Iterator[tuple[float, VideoFrame]], options: DecodeOptions, state: DecodeState, done: int
 ) -> Iterator[Frame]:
     """Sampled frames, but for the first `done`, which are only counted."""
-    cuts, thumbnails, pixels = CutDetector(), VideoReformatter(), VideoReformatter()
+    cuts, convert = CutDetector(), nvdec.conversion(options.decoder)
     next_pts, last_pts, last_size, new_shot, errors = -math.inf, -math.inf, (0, 0), False, 0
     place = 0
     gap_limit_seconds = _gap_limit_seconds(options, state.fps)
     for pts, frame in timed:
         _check_size(frame.width, frame.height, options)
-        small = thumbnail(thumbnails, frame)
+        small = thumbnail(convert, frame)
         new_shot |= cuts.is_cut(small) or state.packet_errors > errors
         errors = state.packet_errors
         if pts < next_pts - _NEAR_SECONDS:
             continue
         next_pts = _next_sample(pts, state.start_seconds or 0.0, options.sample_fps)
         wanted = state.frames_sampled >= done
-        image = picture(pixels, frame, state.pixel_aspect, options.max_side) if wanted else None
+        image = picture(convert, frame, state.pixel_aspect, options.max_side) if wanted else None
         size_hw = picture_hw(frame, state.pixel_aspect, options.max_side)
         turns, state.mirrored = orientation(frame)
         state.rotation_degrees = (0, 90, 180, -90)[turns]

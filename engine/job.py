@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ from typing import Any
 import av
 import torch
 
+from f2f.engine import nvdec
 from f2f.engine.background import Saliency, open_saliency
 from f2f.engine.classify import Classifier
+from f2f.engine.decoder import choose_decoder
 from f2f.engine.errors import UsageError
 from f2f.engine.flow import Flow, open_flow
 from f2f.engine.options import LabelOptions, pinned
@@ -85,10 +87,19 @@ class Job:
                 "flow": {"sha256": networks.flow.fingerprint, "runtime": networks.flow.description},
                 "saliency": {"sha256": networks.saliency.fingerprint, "runtime": networks.saliency.description},
             },
-            "decoder": f"PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}",
+            "decoder": ", ".join(_decoder(options.decode.decoder)),
             "classes": list(info.classes),
             "query_map": dict(self.query_map),
         }
+
+    def with_decoder(self, pinned: Callable[[], object]) -> Job:
+        """The same with a decoder that is decided on; `pinned`: what the run pins of it, None where it is new.
+
+        Raises:
+            UsageError: a GPU is asked for and cannot decode.
+        """
+        decoder = choose_decoder(self.options.decode, self.rows, pinned)
+        return replace(self, options=replace(self.options, decode=replace(self.options.decode, decoder=decoder)))
 
     @property
     def given(self) -> dict[str, str | None]:
@@ -117,6 +128,13 @@ def open_networks(options: LabelOptions) -> Networks:
         None if options.classify.trust_query else tau,
         theta_f,
     )
+
+
+def _decoder(chosen: str) -> Iterator[str]:
+    yield f"PyAV {av.__version__}"
+    yield f"libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}"
+    if chosen == "cuda":
+        yield nvdec.description()
 
 
 def refuse_foreign_queries(rows: Sequence[InputRow], queries: Mapping[int, int | None], classes: Sequence[str]) -> None:

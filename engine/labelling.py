@@ -15,7 +15,7 @@ from f2f.engine.mirror import Mirror, url_of, work_folder
 from f2f.engine.options import LabelOptions
 from f2f.engine.pipeline import Progress, run_shards
 from f2f.engine.records import Summary
-from f2f.engine.run import Run, open_run, refuse_strange_folder
+from f2f.engine.run import Run, open_run, pinned_decoder, refuse_strange_folder
 
 
 def label(
@@ -38,6 +38,9 @@ def label(
     mirror = Mirror(options.write.upload, options.out) if options.write.upload else None
     with ExitStack() as claim:
         with locked(options.out):
+            if mirror:
+                mirror.bring()
+            job = job.with_decoder(lambda: pinned_decoder(options.out))
             run, shards = _opened(job, mirror, claim, on_override)
             run.begin(shards)
             if mirror:
@@ -46,7 +49,7 @@ def label(
         watch, time_spent = Stopwatch.start(), None
         try:
             if not done:
-                time_spent = _account(_work(shards, run, job, on_progress), watch, options)
+                time_spent = _account(_work(shards, run, job, on_progress), watch, job.options)
         finally:
             with locked(options.out):
                 summary = done or run.rebuild(time_spent)
@@ -70,8 +73,6 @@ def _opened(
 ) -> tuple[Run, list[int]]:
     """The run, and the shards that are to be done here, claimed until `claim` is left."""
     options = job.options
-    if mirror:
-        mirror.bring()
     run, overridden = open_run(
         options.out, job.decisive, job.given, job.rows, options.write.shard_videos, options.force
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from f2f.engine.options import DecodeOptions
-from f2f.engine.pool import RING_SLOTS
+from f2f.engine.ring import RING_SLOTS
 
 DECODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video", "mjpeg")
 """what crawls are made of"""
@@ -26,7 +26,9 @@ class MachineState:
     decoders: list[str]
     """those of `DECODERS` that this FFmpeg has"""
     hardware: list[str]
-    """device types by which it could decode; f2f decodes on the CPU"""
+    """device types by which it could decode; f2f uses cuda"""
+    gpu_hindrance: str
+    """why no GPU decodes; empty where one was seen to"""
     free_gb: dict[str, float]
     """the current folder, the folder of temporary files and caches, shared memory -> what is free"""
     open_files: int
@@ -40,6 +42,8 @@ def look_at_machine() -> MachineState:
     import av
     import av.codec.hwaccel
 
+    from f2f.engine.decoder import gpu_hindrance
+
     decoders = [name for name in DECODERS if _can_decode(name)]
     free = {
         "here": _free_gb(Path.cwd()),
@@ -51,6 +55,7 @@ def look_at_machine() -> MachineState:
         libraries={name: ".".join(map(str, found)) for name, found in av.library_versions.items()},
         decoders=decoders,
         hardware=list(av.codec.hwaccel.hwdevices_available()),
+        gpu_hindrance=gpu_hindrance(),
         free_gb=free,
         open_files=open_files,
         remarks=tuple(_remarks(decoders, free, open_files)),
@@ -103,7 +108,8 @@ def lines(state: MachineState) -> list[str]:
     free = ", ".join(f"{place} {gigabytes:.1f} GB" for place, gigabytes in state.free_gb.items())
     return [
         "FFmpeg: " + ", ".join(f"{name} {found}" for name, found in sorted(state.libraries.items())),
-        f"  decodes {' '.join(state.decoders)}; hardware it knows: {' '.join(state.hardware) or 'none'} (not used)",
+        f"  decodes {' '.join(state.decoders)}; hardware it knows: {' '.join(state.hardware) or 'none'}",
+        f"  on a GPU: {state.gpu_hindrance or 'works; --decoder auto takes it where it is quicker'}",
         f"free: {free}; open files: {state.open_files}",
         *(f"  to mend: {remark}" for remark in state.remarks),
     ]

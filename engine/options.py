@@ -86,7 +86,10 @@ class DecodeOptions:
     """most seconds of a video that are looked at, by its time stamps; what comes later is left out, and its record
     says so"""
     deinterlace: bool = False
-    """make whole frames of interlaced ones (yadif), which otherwise are taken as they are"""
+    """make whole frames of interlaced ones (yadif), which otherwise are taken as they are; on the CPU"""
+    decoder: Literal["auto", "cpu", "cuda"] = "auto"
+    """what decodes H.264, HEVC, VP8 and VP9: the CPU, an NVIDIA GPU (cuda), or what decodes some of the source's
+    videos quicker; pinned by the run"""
     decoders: int = 0
     """decoding processes (0: one per core, 4 at most); does not change results"""
     decode_timeout_seconds: float = 60.0
@@ -98,6 +101,7 @@ class DecodeOptions:
         _require(self.max_gap_seconds >= 0, "max_gap_seconds", self.max_gap_seconds, "0 or more seconds")
         _require(self.max_pixels >= 1, "max_pixels", self.max_pixels, "1 or more px")
         _require(self.max_seconds > 0, "max_seconds", self.max_seconds, "above 0 s")
+        _require(self.decoder in {"auto", "cpu", "cuda"}, "decoder", self.decoder, "auto, cpu or cuda")
         _require(0 <= self.decoders <= 256, "decoders", self.decoders, "0 (one per core) to 256 processes")
         _require(self.decode_timeout_seconds > 0, "decode_timeout_seconds", self.decode_timeout_seconds, "above 0 s")
 
@@ -437,7 +441,10 @@ class SegmentOptions:
     def decode(self) -> DecodeOptions:
         """How its videos are decoded."""
         return DecodeOptions(
-            sample_fps=self.sample_fps or MAX_FPS, max_side=self.inference.max_side, decoders=self.decoders
+            sample_fps=self.sample_fps or MAX_FPS,
+            max_side=self.inference.max_side,
+            decoder="cpu",
+            decoders=self.decoders,
         )
 
 
@@ -452,6 +459,7 @@ _NOT_PINNED = {
     "cache_gb",
     "fetchers",
     "fetch_attempts",
+    "decoder",  # the run pins what decodes, not how that was asked for
     "decoders",
     "decode_timeout_seconds",
     "query_map",

@@ -20,7 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from f2f.engine.decode import fingerprint
+from f2f.engine.container import fingerprint
 from f2f.engine.errors import VideoError
 from f2f.engine.files import check_seal, digest, sealed, write_aside
 from f2f.engine.layout import Layout

@@ -9,6 +9,7 @@ import math
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Literal, Protocol
 
 import av.error
 import av.filter
@@ -22,10 +23,39 @@ from f2f.engine.errors import VideoError
 from f2f.engine.shots import THUMBNAIL_HW
 from f2f.engine.types import ImageArray
 
+Format = Literal["rgb24", "gray"]
 _WIDEST_PIXEL = 4.0  # cinema has 2; beyond, the header is broken or a trap
 _TRANSFER_PQ = 16  # of ITU-T H.273
 _SDR_WHITE_NITS = 203.0  # BT.2408: what shows paper white in HDR
 _KNEE = 0.75  # of SDR white: brighter light is pressed into the rest
+
+
+class Convert(Protocol):
+    """Makes arrays of decoded frames, wherever these lie."""
+
+    def __call__(self, frame: VideoFrame, size_wh: tuple[int, int], format_: Format) -> ImageArray:
+        """A frame as it is coded, scaled by averaging areas; uint8 [H, W, 3] for rgb24, [H, W] for gray (0 is black).
+
+        Raises:
+            VideoError: the frame says of its colours what nobody can follow.
+        """
+        ...
+
+
+class CpuConversion:
+    """FFmpeg's scaler; a frame that lies on a GPU is fetched. For one stream: a scaler keeps what it prepared."""
+
+    def __init__(self) -> None:
+        self._scalers = {"rgb24": VideoReformatter(), "gray": VideoReformatter()}
+
+    def __call__(self, frame: VideoFrame, size_wh: tuple[int, int], format_: Format) -> ImageArray:
+        """See `Convert`."""
+        try:
+            scaled = self._scalers[format_].reformat(frame, *size_wh, format_, interpolation="AREA")
+            return scaled.to_ndarray().astype(np.uint8, copy=False)
+        except av.error.FFmpegError as error:
+            detail = f"its frames, {(frame.sw_format or frame.format).name}, cannot be converted ({error.strerror})"
+            raise VideoError("strange_colours", detail) from error
 
 
 def pixel_aspect(declared: Fraction | None) -> float:
@@ -46,10 +76,10 @@ def orientation(frame: VideoFrame) -> tuple[int, bool]:
     return round(-clockwise / (math.pi / 2)) % 4, mirrored
 
 
-def picture(reformatter: VideoReformatter, frame: VideoFrame, aspect: float, max_side: int) -> ImageArray:
+def picture(convert: Convert, frame: VideoFrame, aspect: float, max_side: int) -> ImageArray:
     """RGB of a frame as it is meant to be seen, longer side at most `max_side` px; uint8 [H, W, 3]."""
     height, width = _scaled_hw(frame, aspect, max_side)
-    rgb = _converted(reformatter, frame, (width, height), "rgb24")
+    rgb = convert(frame, (width, height), "rgb24")
     if frame.color_trc == _TRANSFER_PQ:
         rgb = _PQ_TO_SDR[rgb]
     turns, mirrored = orientation(frame)
@@ -69,19 +99,10 @@ def _scaled_hw(frame: VideoFrame, aspect: float, max_side: int) -> tuple[int, in
     return max(1, round(frame.height * scale)), max(1, round(seen_width * scale))
 
 
-def thumbnail(reformatter: VideoReformatter, frame: VideoFrame) -> ImageArray:
+def thumbnail(convert: Convert, frame: VideoFrame) -> ImageArray:
     """A small grey picture of the frame as it is coded, for the cut detector."""
     height, width = THUMBNAIL_HW
-    return _converted(reformatter, frame, (width, height), "gray")
-
-
-def _converted(reformatter: VideoReformatter, frame: VideoFrame, size_wh: tuple[int, int], format_: str) -> ImageArray:
-    """Raises VideoError where the frame says of its colours what nobody can follow."""
-    try:
-        return _array(reformatter.reformat(frame, *size_wh, format_, interpolation="AREA"))
-    except av.error.FFmpegError as error:
-        detail = f"its frames, {frame.format.name}, cannot be converted ({error.strerror})"
-        raise VideoError("strange_colours", detail) from error
+    return convert(frame, (width, height), "gray")
 
 
 def deinterlaced(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
@@ -118,10 +139,6 @@ def _pulled(graph: av.filter.Graph) -> Iterator[VideoFrame]:
 def _flushed(graph: av.filter.Graph) -> Iterator[VideoFrame]:
     graph.vpush(None)
     yield from _pulled(graph)
-
-
-def _array(frame: VideoFrame) -> ImageArray:
-    return frame.to_ndarray().astype(np.uint8, copy=False)
 
 
 def _pq_to_sdr() -> npt.NDArray[np.uint8]:

@@ -6,35 +6,28 @@ costs its video and is replaced.
 
     parent -> child   ChildSettings, then DecodeTask | "credit" (a slot is free again) | "cancel" (enough of this
                       video) | "exit"
-    child -> parent   FrameMessage | "tick" (alive) | EndMessage
+    child -> parent   FrameMessage | "tick" (alive) | EndMessage | the MachineError that ends the run
 """
 
 from __future__ import annotations
 
-import mmap
-import os
-import shutil
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
-
-import numpy as np
 
 from f2f.engine.children import end_child, exit_code, exit_text, start_child
 from f2f.engine.decode import DecodeState, sample_frames
 from f2f.engine.errors import MachineError, VideoError
-from f2f.engine.files import machine_errors
+from f2f.engine.nvdec import conversion
 from f2f.engine.options import DecodeOptions
+from f2f.engine.ring import RING_SLOTS, FrameRing, slot_bytes
 from f2f.engine.stage import StageClock
-from f2f.engine.types import DecodeReport, Failure, Frame, ImageArray, InputRow, PartEnd, Span, VideoEnd
+from f2f.engine.types import DecodeReport, Failure, Frame, InputRow, PartEnd, Span, VideoEnd
 
-RING_SLOTS = 8
 _POLL_SECONDS = 0.5
 _START_SECONDS = 60.0
 _STARVED_POLL_SECONDS = 0.02
@@ -86,63 +79,8 @@ class EndMessage:
     """it took"""
     blocked_seconds: float = 0.0
     """of them, in which the parent had not taken what was decoded"""
-
-
-class FrameRing:
-    """Slots for frames in memory that two processes see: in /dev/shm where there is room, else in a temporary file."""
-
-    def __init__(self, path: str, slots: int, slot_bytes: int) -> None:
-        """Map the file at `path`, which `create` has made."""
-        self.path, self.slots, self.slot_bytes = path, slots, slot_bytes
-        with Path(path).open("r+b") as stream:
-            self._memory = mmap.mmap(stream.fileno(), slots * slot_bytes)
-
-    @classmethod
-    def create(cls, slots: int, slot_bytes: int) -> FrameRing:
-        """Make a ring; its file is removed by `unlink`, at the latest by `close`.
-
-        Raises:
-            MachineError: there is no room for it.
-        """
-        folder = _ring_folder(slots * slot_bytes)
-        with machine_errors(Path(folder)):
-            handle, path = tempfile.mkstemp(prefix=f"f2f-ring-{os.getpid()}-", dir=folder)
-            try:
-                os.posix_fallocate(handle, 0, slots * slot_bytes)
-            except OSError:
-                Path(path).unlink()
-                raise
-            finally:
-                os.close(handle)
-        return cls(path, slots, slot_bytes)
-
-    def put(self, slot: int, image: ImageArray) -> None:
-        """Copy `image` into a slot."""
-        start = slot * self.slot_bytes
-        self._memory[start : start + image.nbytes] = image.tobytes()
-
-    def take(self, slot: int, size_hw: tuple[int, int]) -> ImageArray:
-        """A copy of the uint8 [H, W, 3] image in a slot."""
-        count = size_hw[0] * size_hw[1] * 3
-        pixels = np.frombuffer(self._memory, np.uint8, count, slot * self.slot_bytes)
-        return pixels.reshape(*size_hw, 3).copy()
-
-    def unlink(self) -> None:
-        """Remove the file; the memory lives on where it is mapped, and a kill -9 leaves nothing behind."""
-        Path(self.path).unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Unmap the memory and remove the file."""
-        self._memory.close()
-        self.unlink()
-
-
-def _ring_folder(size_bytes: int) -> str:
-    shared = "/dev/shm"  # noqa: S108 - the kernel's shared memory; mkstemp makes the name
-    with suppress(OSError):
-        if os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 4 * size_bytes:
-            return shared
-    return tempfile.gettempdir()
+    retiring: bool = False
+    """the child decodes nothing more"""
 
 
 # ---- the child
@@ -155,15 +93,28 @@ def decode_child(descriptor: int) -> None:
         settings: ChildSettings = connection.recv()
         ring = FrameRing(settings.ring_path, settings.slots, settings.slot_bytes)
         ring.unlink()  # both sides have it mapped now
+        conversion(settings.options.decoder)  # what it imports takes seconds
         connection.send("tick")
         sender = _Sender(connection, ring)
         while (message := connection.recv()) != "exit":
             if isinstance(message, DecodeTask):
                 start, sender.blocked_seconds = time.monotonic(), 0.0
-                end = sender.decode(message, settings.options)
-                connection.send(EndMessage(end, time.monotonic() - start, sender.blocked_seconds))
+                try:
+                    end = sender.decode(message, settings.options)
+                except MachineError as error:
+                    connection.send(error)
+                    return
+                retiring = _may_have_harmed_gpu(end)
+                connection.send(EndMessage(end, time.monotonic() - start, sender.blocked_seconds, retiring))
+                if retiring:
+                    return
             else:
                 sender.note(message)
+
+
+def _may_have_harmed_gpu(end: VideoEnd) -> bool:
+    """Whether a GPU met what it could not decode: its errors stay with a process, and would fail the next video."""
+    return end.report.on_gpu and (end.failure is not None or end.report.packet_errors > 0)
 
 
 class _Sender:
@@ -186,6 +137,8 @@ class _Sender:
                 self._send(frame)
                 if self._cancelled:
                     break
+        except MachineError:
+            raise
         except VideoError as error:
             return VideoEnd(task.video, state.report(), Failure.of("decode", error))
         except MemoryError:
@@ -330,8 +283,13 @@ class DecodePool:
         child.started = True
         if isinstance(message, FrameMessage):
             yield self._frame(child, message)
+        elif isinstance(message, MachineError):
+            raise message
         elif isinstance(message, EndMessage):
             child.task = None
+            if message.retiring:
+                self._children.remove(child)
+                self._dismiss(child)
             self._clock.add(StageClock({"decode": message.seconds - message.blocked_seconds}))
             self._clock.add(StageClock(blocked_seconds={"decode": message.blocked_seconds}))
             yield message.end
@@ -346,13 +304,13 @@ class DecodePool:
         return Frame(*where, image, message.report, message.blank, message.place)
 
     def _start(self) -> _Child:
-        slot_bytes = -(-(self._options.max_side**2) * 3 // mmap.PAGESIZE) * mmap.PAGESIZE
-        ring = FrameRing.create(RING_SLOTS, slot_bytes)
+        size_bytes = slot_bytes(self._options.max_side)
+        ring = FrameRing.create(RING_SLOTS, size_bytes)
         process, ours = start_child("f2f.engine.pool", "decode_child")
         child = _Child(process, ours, ring)
         self._children.append(child)
         with suppress(OSError):  # a dead child is noticed by `_receive`
-            ours.send(ChildSettings(ring.path, RING_SLOTS, slot_bytes, self._options))
+            ours.send(ChildSettings(ring.path, RING_SLOTS, size_bytes, self._options))
         return child
 
     def _replace(self, child: _Child, reason: str, detail: str) -> VideoEnd:

@@ -74,6 +74,8 @@ class VideoRecord:
     """width of a coded pixel by its height"""
     mirrored: bool = False
     interlaced: bool = False
+    on_gpu: bool = False
+    """a GPU has decoded it"""
 
     @property
     def quarantined(self) -> bool:
@@ -145,6 +147,7 @@ def video_record(row: InputRow, end: VideoEnd, masks: int) -> VideoRecord:
         codec=report.codec, stopped_early=report.stopped_early, left_out=end.left_out,
         file_bytes=report.file_bytes, modified_ns=report.modified_ns,
         pixel_aspect=report.pixel_aspect, mirrored=report.mirrored, interlaced=report.interlaced,
+        on_gpu=report.on_gpu,
     )  # fmt: skip
 
 

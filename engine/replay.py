@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from f2f.engine import nvdec
+from f2f.engine.decoder import MOST_LEVELS
 from f2f.engine.errors import RunMismatchError, UsageError
 from f2f.engine.job import Networks, open_networks
 from f2f.engine.layout import Layout, layout_of
@@ -65,7 +67,8 @@ def replay(run: Path, mask: str, asked: Mapping[str, str | None]) -> Replay:
     networks = open_networks(options)
     _refuse_other_networks(pinned, networks, options)
     frames = _decode_again(record, options)
-    _refuse_other_frames(layout, record, frames)
+    by_another = nvdec.is_named(pinned.get("decoder")) and options.decode.decoder == "cpu"
+    _refuse_other_frames(layout, record, frames, _CLOSE_LEVELS + MOST_LEVELS * by_another)
     classes = tuple(pinned["classes"].index(name) for name in record.classes)
     return Replay(record, Window(0, record.window, frames, classes, record.scores), networks, layout, options)
 
@@ -99,7 +102,8 @@ def _options(run: Path, pinned: Mapping[str, Any], asked: Mapping[str, str | Non
         kind: Any = entry.default_factory
         if isinstance(kind, type):
             parts[entry.name] = kind(**{part.name: flat[part.name] for part in fields(kind) if part.name in flat})
-    parts["decode"] = replace(parts["decode"], decoders=1)
+    on_gpu = nvdec.is_named(pinned.get("decoder")) and not nvdec.obstacle()
+    parts["decode"] = replace(parts["decode"], decoder="cuda" if on_gpu else "cpu", decoders=1)
     parts["aggregation"] = replace(parts["aggregation"], sure_background=False)  # for which saliency would be opened
     return LabelOptions(**{name: given[name] for name in asked}, out=run, saliency="none", **parts)
 
@@ -149,7 +153,7 @@ def _input(mask: MaskRecord, options: LabelOptions) -> InputRow:
     return rows[0]
 
 
-def _refuse_other_frames(layout: Layout, mask: MaskRecord, frames: Sequence[Frame]) -> None:
+def _refuse_other_frames(layout: Layout, mask: MaskRecord, frames: Sequence[Frame], close_levels: float) -> None:
     written = np.asarray(open_image(layout.find(mask.id, "frame")))  # [H, W, 3]
     for frame in frames:
         if frame.image.shape != written.shape:
@@ -157,7 +161,7 @@ def _refuse_other_frames(layout: Layout, mask: MaskRecord, frames: Sequence[Fram
             raise _changed(mask, f"has frames of {sizes[0]} px where {sizes[1]} px were written")
     again = np.asarray(Image.open(io.BytesIO(encode_frame(frames[-1].image))))  # JPEG's loss is no difference
     levels = np.abs(written.astype(np.int16) - again).mean()
-    if levels > _CLOSE_LEVELS:
+    if levels > close_levels:
         seconds = frames[-1].pts_seconds
         raise _changed(mask, f"shows something else at {seconds:.3f} s (mean difference {levels:.1f} of 255)")
 

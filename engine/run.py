@@ -216,6 +216,11 @@ def read_run(out: Path) -> dict[str, Any]:
     return _read_run(out / "run.json")
 
 
+def pinned_decoder(out: Path) -> object:
+    """What the run in `out` pins of its decoder; None where there is none."""
+    return read_run(out).get("decoder", "") if (out / "run.json").exists() else None
+
+
 def _read_run(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()

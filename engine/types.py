@@ -72,6 +72,8 @@ class DecodeReport:
     interlaced: bool = False
     """some frames hold two moments, in every other line; --deinterlace mends it"""
     codec: str = ""
+    on_gpu: bool = False
+    """a GPU has decoded it"""
     stopped_early: bool = False
     """enough windows were found before the video's end"""
     file_bytes: int = 0

@@ -343,7 +343,8 @@ def test_colours_that_nobody_can_follow_are_the_videos_fault() -> None:
         def reformat(self, *_: object, **__: object) -> av.VideoFrame:
             raise av.error.OSError(95, "Operation not supported")
 
-    frame = av.VideoFrame(32, 16, "yuv444p")
+    frame, convert = av.VideoFrame(32, 16, "yuv444p"), pixels.CpuConversion()
+    convert._scalers["rgb24"] = Refusing()  # type: ignore[assignment]
     with pytest.raises(VideoError, match=r"yuv444p, cannot be converted \(Operation not supported\)") as refused:
-        pixels.picture(Refusing(), frame, 1.0, 96)  # type: ignore[arg-type]
+        pixels.picture(convert, frame, 1.0, 96)
     assert (refused.value.reason, refused.value.failure) == ("strange_colours", "permanent")

@@ -19,10 +19,11 @@ from material import CLASSES, pictures, write_video
 from torch import Tensor
 
 from f2f.engine.classify import Classifier, Probed, Wanted, classify, without_scores
-from f2f.engine.decode import DecodeState, fingerprint, sample_frames
+from f2f.engine.container import fingerprint
+from f2f.engine.decode import DecodeState, sample_frames
 from f2f.engine.errors import VideoError
 from f2f.engine.options import DecodeOptions, WindowOptions
-from f2f.engine.pixels import picture, picture_hw
+from f2f.engine.pixels import CpuConversion, picture, picture_hw
 from f2f.engine.records import from_entry
 from f2f.engine.runtimes.network import NetworkInfo
 from f2f.engine.scout import scout
@@ -236,5 +237,5 @@ def test_the_size_of_a_picture_that_is_not_made(
     monkeypatch.setattr("f2f.engine.pixels.orientation", lambda _: (turns, mirrored))
     for width, height in ((97, 64), (33, 201), (640, 360), (16, 16)):
         frame = av.VideoFrame.from_ndarray(np.zeros((height, width, 3), np.uint8), format="rgb24")
-        made = picture(av.video.reformatter.VideoReformatter(), frame, aspect, 96)
+        made = picture(CpuConversion(), frame, aspect, 96)
         assert picture_hw(frame, aspect, 96) == made.shape[:2]

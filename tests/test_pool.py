@@ -16,9 +16,11 @@ import pytest
 from material import pictures, write_video
 
 import f2f.engine.pool as pool_module
+import f2f.engine.ring as ring_module
 from f2f.engine.errors import MachineError
 from f2f.engine.options import DecodeOptions
-from f2f.engine.pool import DecodePool, FrameRing
+from f2f.engine.pool import DecodePool
+from f2f.engine.ring import FrameRing
 from f2f.engine.types import Frame, InputRow, VideoEnd
 
 SLOTS = 8
@@ -190,7 +192,7 @@ def test_children_wait_for_free_slots(long_video: Path) -> None:
 
 
 def test_without_shared_memory(videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "_ring_folder", lambda size_bytes: str(tmp_path))
+    monkeypatch.setattr(ring_module, "_ring_folder", lambda size_bytes: str(tmp_path))
     with DecodePool(options(2)) as pool:
         found = ends(list(pool.frames(rows(videos[:3]))))
         assert list(tmp_path.iterdir()) == [], "the file has no name once both sides have it mapped"
@@ -201,7 +203,7 @@ def test_no_room_for_a_ring(videos: list[Path], tmp_path: Path, monkeypatch: pyt
     def no_room(*_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pool_module, "_ring_folder", lambda size_bytes: str(tmp_path))
+    monkeypatch.setattr(ring_module, "_ring_folder", lambda size_bytes: str(tmp_path))
     monkeypatch.setattr(os, "posix_fallocate", no_room)
     with DecodePool(options(1)) as pool, pytest.raises(MachineError, match="the disk is full"):
         list(pool.frames(rows(videos)))

@@ -1,0 +1,58 @@
+"""NVDEC: the video engine of an NVIDIA GPU, which decoding processes ask to decode; no torch before one does.
+
+Decoding by it is asked for stream by stream, and FFmpeg falls back to the CPU without a word: what really decodes is
+told by the frames. A frame's surface belongs to the decoder, which has few of them, so none is kept.
+"""
+
+from __future__ import annotations
+
+import av
+import av.codec.hwaccel
+from av.codec.hwaccel import HWAccel
+from av.video.frame import VideoFrame
+
+from f2f.engine.pixels import Convert, CpuConversion
+
+CODECS = frozenset({"h264", "hevc", "vp8", "vp9"})
+"""FFmpeg's decoders that hand their work to NVDEC and whose standards leave no bit of a picture open: it cannot matter
+who decodes. (MPEG-4 and older ones leave the transform's rounding open; AV1 is decoded by libdav1d, on the CPU.)"""
+
+
+def acceleration() -> HWAccel:
+    """What `av.open` needs to have streams decoded by the GPU that is visible first; frames stay there."""
+    return HWAccel("cuda", device="0", allow_software_fallback=True, is_hw_owned=True)
+
+
+def is_on_gpu(frame: VideoFrame) -> bool:
+    """Whether the GPU has decoded it."""
+    return bool(frame.format.name == "cuda")
+
+
+def conversion(decoder: str) -> Convert:
+    """What makes pictures of the frames of a stream, where --decoder decodes it."""
+    if decoder != "cuda":
+        return CpuConversion()
+    from f2f.engine.gpu_pixels import GpuConversion  # torch
+
+    return GpuConversion()
+
+
+def obstacle() -> str:
+    """Why no GPU can decode here; empty where one may."""
+    if "cuda" not in av.codec.hwaccel.hwdevices_available():
+        return "this PyAV was built without CUDA; PyAV's own wheel has it"
+    from f2f.engine.runtimes.cuda import gpu_obstacle
+
+    return gpu_obstacle()
+
+
+def description() -> str:
+    """The decoder and its GPU, as runs pin it."""
+    from f2f.engine.runtimes.cuda import gpu_name
+
+    return f"NVDEC of {gpu_name()}"
+
+
+def is_named(decoder: object) -> bool:
+    """Whether what a run pins of its decoder names a GPU's."""
+    return isinstance(decoder, str) and "NVDEC" in decoder
