@@ -6,12 +6,13 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from f2f.engine.errors import MachineError
 
+_MKDIR_ATTEMPTS = 100
 _MACHINE = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -55,7 +56,7 @@ def open_aside(path: Path) -> Iterator[BinaryIO]:
     aside = path.with_name(f".{path.name}.part")
     with machine_errors(path):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             with aside.open("wb") as stream:
                 yield stream
                 stream.flush()
@@ -64,6 +65,15 @@ def open_aside(path: Path) -> Iterator[BinaryIO]:
         except OSError:
             aside.unlink(missing_ok=True)
             raise
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, even while other processes remove the latter whenever they are empty."""
+    for _ in range(_MKDIR_ATTEMPTS):
+        with suppress(FileNotFoundError, FileExistsError):
+            path.mkdir(parents=True, exist_ok=True)
+            return
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def digest(path: Path) -> str:

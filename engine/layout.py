@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from f2f.engine.errors import UsageError
-from f2f.engine.files import digest, machine_errors, open_aside
+from f2f.engine.files import digest, machine_errors, make_folder, open_aside
 from f2f.engine.tars import ImageFile, TarMember, find_members
 
 Part = Literal["frame", "mask", "confidence", "record"]
@@ -94,7 +94,7 @@ class Layout(ABC):
         for part in self.parts:
             path = self._staged(shard, id_, part)
             with machine_errors(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
                 path.write_bytes(files[part])
             digests[path.name] = hashlib.sha256(files[part]).hexdigest()
         return digests

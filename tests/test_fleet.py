@@ -6,9 +6,11 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from material import CLASSES, Setup, TinyNetworks, contents, crawl, flags, start_f2f
 
 from f2f.engine import MachineError, Progress, RunMismatchError, UsageError, label, read_summary
+from f2f.engine.files import make_folder
 from f2f.engine.fleet import _Board
 from f2f.engine.job import Job
 from f2f.engine.local_crew import spread_cores
@@ -79,6 +82,29 @@ def test_workers_write_the_same_bytes(options: LabelOptions, alone: dict[str, by
     assert contents(options.out) == alone
     assert (seen[-1].settled, seen[-1].masks, seen[-1].committed_shards) == (len(NAMES), summary.masks, 6)
     assert workers_of(os.getpid()) == []
+
+
+def test_folders_are_made_while_others_remove_them(tmp_path: Path) -> None:
+    shared, over = tmp_path / "out" / ".staging", threading.Event()
+
+    def remove() -> None:
+        while not over.is_set():
+            with suppress(OSError):
+                shared.rmdir()
+            time.sleep(1e-4)
+
+    remover = threading.Thread(target=remove)
+    remover.start()
+    try:
+        for number in range(2000):
+            make_folder(shared / str(number))
+            (shared / str(number)).rmdir()
+    finally:
+        over.set()
+        remover.join()
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError):
+        make_folder(tmp_path / "file" / "folder")
 
 
 def test_a_killed_worker_costs_a_retry_and_not_a_label(options: LabelOptions, alone: dict[str, bytes]) -> None:
