@@ -19,6 +19,7 @@ from f2f.training.classifier import CamClassifier
 from f2f.training.export import export_network
 from f2f.training.int8 import clips_of, quantise, write_int8
 from f2f.training.options import Int8Options
+from f2f.training.pwcnet import FlowNetwork, PWCNet
 from f2f.training.saliency.files import SaliencyMap
 from f2f.training.saliency.network import SaliencyNetwork
 from f2f.training.segmentation.deeplab import FullSize, segmenter
@@ -61,8 +62,9 @@ SUBJECTS: Mapping[str, Subject] = {
         "segmenter", lambda: FullSize(segmenter("small", CLASSES)), ((1, 3, 240, 426), (4, 3, 240, 426))
     ),
     "VGG-16 classifier": Subject(
-        "classifier", lambda: CamClassifier(CLASSES, backbone_name="vgg16"), ((1, 3, 321, 321),)
+        "classifier", lambda: CamClassifier(CLASSES, backbone_name="vgg16"), ((1, 3, 321, 321), (1, 3, 384, 640))
     ),
+    "PWC-Net": Subject("flow", lambda: FlowNetwork(PWCNet()), ((1, 2, 3, 321, 321), (1, 2, 3, 384, 640))),
 }
 RUNTIMES = ("onnxruntime", "openvino", "torch eager", "torch compile", "torch .pt2")
 """the first is the one that others are compared with"""
