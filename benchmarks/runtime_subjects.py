@@ -70,8 +70,8 @@ RUNTIMES = ("onnxruntime", "openvino", "torch eager", "torch compile", "torch .p
 """the first is the one that others are compared with"""
 
 
-def write_files(name: str, folder: Path, calibrate: str) -> dict[str, Path]:
-    """A network's files: float32, pt2, and int8 where it passes its gates (or has random weights, and none)."""
+def exported(name: str, folder: Path) -> dict[str, Path]:
+    """A network's files in float32: onnx and pt2."""
     subject, stem = SUBJECTS[name], name.replace(" ", "-")
     files = {"float32": folder / f"{stem}.onnx", "pt2": folder / f"{stem}.pt2"}
     module = subject.module().to(memory_format=torch.contiguous_format)
@@ -84,12 +84,18 @@ def write_files(name: str, folder: Path, calibrate: str) -> dict[str, Path]:
         card = NetworkCard(subject.kind, classes, {}, {})
         export_network(module, card, files["float32"])
     export_network(module, card, files["pt2"])
-    smaller, options = folder / f"{stem}.int8.onnx", Int8Options(int8=True, calibrate=calibrate)
-    if subject.trained:
-        verdict = quantise(files["float32"], subject.kind, options, smaller)
+    return files
+
+
+def write_files(name: str, folder: Path, calibrate: str) -> dict[str, Path]:
+    """A network's files: float32, pt2, and int8 where it passes its gates (or has random weights, and none)."""
+    files, kind = exported(name, folder), SUBJECTS[name].kind
+    smaller, options = files["float32"].with_suffix(".int8.onnx"), Int8Options(int8=True, calibrate=calibrate)
+    if SUBJECTS[name].trained:
+        verdict = quantise(files["float32"], kind, options, smaller)
         print(f"{name}: {verdict}", flush=True)
         return files if verdict.why_not else {**files, "int8": smaller}
-    write_int8(files["float32"], subject.kind, clips_of(options)[::4], smaller)
+    write_int8(files["float32"], kind, clips_of(options)[::4], smaller)
     return {**files, "int8": smaller}
 
 
