@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from record import write_rows
 from runtime_subjects import SUBJECTS, Run, Shape, exported
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from f2f.engine.errors import F2FError
@@ -67,7 +67,7 @@ def contenders(name: str, files: Mapping[str, Path], compiled: bool) -> Iterator
             print(f"{name}, torch .pt2, {precision}: {error}", flush=True)
 
 
-def _in_precision(module: nn.Module, precision: Precision) -> Run:
+def _in_precision(module: Callable[[Tensor], Tensor | tuple[Tensor, ...]], precision: Precision) -> Run:
     def run(batch: Tensor) -> tuple[Tensor, ...]:
         lower = precision == "bfloat16"
         with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=lower):
