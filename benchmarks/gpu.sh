@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# On a machine with CUDA: the GPU tests and the kernel benchmarks, in under nine minutes.
+# On a machine with CUDA: the GPU tests and the benchmarks of the kernels, or of networks and decoding; each in under
+# nine minutes.
 #
-#     benchmarks/gpu.sh [FOLDER]      results and logs go to FOLDER (default: $OUT, else out/gpu)
+#     benchmarks/gpu.sh [FOLDER [kernels|networks]]      results and logs go to FOLDER (default: $OUT, else out/gpu)
 #
-# Needs python3 with torch >= 2.11 and Triton, and no network; what else is missing is printed as not run. A part that
+# Needs python3 with torch >= 2.11 and Triton, and no network; what else is missing is printed as not run (networks: f2f's
+# own dependencies, and onnxruntime-gpu and tensorrt where they are to be measured). A part that
 # fails does not stop the next one; the exit status is 1 if any failed. F2F_COMMIT names the commit where the files came
 # without their repository.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 out=${1:-${OUT:-out/gpu}}
+what=${2:-kernels}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 python=${PYTHON:-python3}
@@ -60,14 +63,22 @@ fi
 if ! "$python" -c "import pytest_timeout" 2>>"$out/conftest.log"; then
     pytest+=(-o "addopts=--import-mode=importlib -ra" -o filterwarnings=default)
 fi
-F2F_REQUIRE_CUDA=1 part tests 200 "${pytest[@]}" -q tests/test_kernels*.py
 
-# Headline cases first; none is started after the limit, so that what was measured is written.
-left=$((520 - SECONDS))
-part kernels "$left" "$python" -u benchmarks/kernels.py --device cuda \
-    --case-seconds 3 --compile-seconds 45 --time-limit $((left - 75))
-part roofline 60 "$python" benchmarks/roofline.py --cuda
-for result in benchmarks/results/kernels_cuda.csv docs/kernels_cuda.png; do
+if [[ $what == networks ]]; then
+    F2F_REQUIRE_CUDA=1 part tests 180 "${pytest[@]}" -q tests/test_runtimes_gpu.py tests/test_gpu_decode.py
+    part decode 120 "$python" -u benchmarks/decode.py --seconds 6 --repeats 3
+    part runtimes $((520 - SECONDS)) "$python" -u benchmarks/runtimes_gpu.py --no-compile --time-limit 150
+    results=(benchmarks/results/decode.csv benchmarks/results/runtimes_cuda.csv)
+else
+    F2F_REQUIRE_CUDA=1 part tests 200 "${pytest[@]}" -q tests/test_kernels*.py
+    # Headline cases first; none is started after the limit, so that what was measured is written.
+    left=$((520 - SECONDS))
+    part kernels "$left" "$python" -u benchmarks/kernels.py --device cuda \
+        --case-seconds 3 --compile-seconds 45 --time-limit $((left - 75))
+    part roofline 60 "$python" benchmarks/roofline.py --cuda
+    results=(benchmarks/results/kernels_cuda.csv docs/kernels_cuda.png)
+fi
+for result in "${results[@]}"; do
     if [[ $result -nt $out/machine.log ]]; then cp "$result" "$out/"; else failed+=("$result"); fi # not an older one
 done
 
