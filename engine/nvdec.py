@@ -6,6 +6,9 @@ told by the frames. A frame's surface belongs to the decoder, which has few of t
 
 from __future__ import annotations
 
+import sys
+from functools import cache
+
 import av
 import av.codec.hwaccel
 from av.codec.hwaccel import HWAccel
@@ -20,7 +23,20 @@ who decodes. (MPEG-4 and older ones leave the transform's rounding open; AV1 is 
 
 def acceleration() -> HWAccel:
     """What `av.open` needs to have streams decoded by the GPU that is visible first; frames stay there."""
-    return HWAccel("cuda", device="0", allow_software_fallback=True, is_hw_owned=True)
+    context: dict[str, object] = (
+        {"primary_ctx": "0", "current_ctx": "1"} if _torch_came_first() else {"primary_ctx": "1"}
+    )
+    return HWAccel("cuda", device="0", allow_software_fallback=True, options=context, is_hw_owned=True)
+
+
+@cache
+def _torch_came_first() -> bool:
+    """Whether torch was on the GPU before FFmpeg, which refuses a primary context that it has not set up itself.
+
+    Then it is given the context of this thread, which is the same one. In decoding processes FFmpeg comes first.
+    """
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
 
 
 def is_on_gpu(frame: VideoFrame) -> bool:

@@ -222,6 +222,17 @@ def test_a_gpu_that_is_not_there_stops_the_run(tmp_path: Path) -> None:
         list(pool.frames([(0, InputRow("x", "x", "x", str(path)))]))
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_one_context_for_torch_and_ffmpeg(monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: first)
+    nvdec._torch_came_first.cache_clear()
+    wanted = {"primary_ctx": "0", "current_ctx": "1"} if first else {"primary_ctx": "1"}
+    assert nvdec.acceleration().options == wanted
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: not first)
+    assert nvdec.acceleration().options == wanted, "who came first does not change"
+    nvdec._torch_came_first.cache_clear()
+
+
 def test_a_broken_file_is_no_fault_of_the_gpu(tmp_path: Path) -> None:
     (tmp_path / "x.mp4").write_bytes(b"no video")
     with pytest.raises(Exception, match="not_media"):
