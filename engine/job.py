@@ -98,8 +98,11 @@ class Job:
         Raises:
             UsageError: a GPU is asked for and cannot decode.
         """
-        decoder = choose_decoder(self.options.decode, self.rows, pinned)
-        return replace(self, options=replace(self.options, decode=replace(self.options.decode, decoder=decoder)))
+        decode = self.options.decode
+        if "cpu" in self.options.spread.device_list and decode.decoder == "auto":  # some workers see no GPU
+            decode = replace(decode, decoder="cpu")
+        decoder = choose_decoder(decode, self.rows, pinned)
+        return replace(self, options=replace(self.options, decode=replace(decode, decoder=decoder)))
 
     @property
     def given(self) -> dict[str, str | None]:

@@ -14,6 +14,7 @@ import av.codec.hwaccel
 from av.codec.hwaccel import HWAccel
 from av.video.frame import VideoFrame
 
+from f2f.engine.errors import UsageError
 from f2f.engine.pixels import Convert, CpuConversion
 
 CODECS = frozenset({"h264", "hevc", "vp8", "vp9"})
@@ -63,7 +64,16 @@ def obstacle() -> str:
 
 
 def description() -> str:
-    """The decoder and its GPU, as runs pin it."""
+    """The decoder and its GPU, as runs pin it.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if hindrance := obstacle():
+        raise UsageError(
+            f"--decoder cuda cannot be met by this worker: {hindrance}; accepted: GPUs like the one that the run began "
+            "with; give --devices that name them, or --decoder cpu with a new --out"
+        )
     from f2f.engine.runtimes.cuda import gpu_name
 
     return f"NVDEC of {gpu_name()}"

@@ -34,8 +34,9 @@ from f2f.engine.decoder import MOST_LEVELS, Trial, choose_decoder, gpu_hindrance
 from f2f.engine.errors import MachineError, RunMismatchError, UsageError
 from f2f.engine.files import sealed
 from f2f.engine.gpu_pixels import GpuConversion, _is_known, _shares
+from f2f.engine.job import Job
 from f2f.engine.labelling import label
-from f2f.engine.options import DecodeOptions
+from f2f.engine.options import DecodeOptions, SpreadOptions
 from f2f.engine.pixels import CpuConversion
 from f2f.engine.pool import ChildSettings, DecodePool, DecodeTask, EndMessage
 from f2f.engine.replay import replay
@@ -492,6 +493,25 @@ def test_the_run_pins_what_decodes(tmp_path: Path, networks: TinyNetworks) -> No
     pin_gpu(path)
     with pytest.raises(RunMismatchError, match=r"decoder: PyAV.*NVDEC of NVIDIA H100 \(9\.0\) -> PyAV"):
         label(options)
+
+
+@NO_GPU
+def test_a_worker_without_a_gpu_refuses_a_run_that_has_one(tmp_path: Path, networks: TinyNetworks) -> None:
+    options = Setup().options(crawl(tmp_path / "videos", "red/a.mp4"), tmp_path / "out", networks)
+    job = Job.open(replace(options, decode=replace(options.decode, decoder="cuda")))
+    with pytest.raises(UsageError, match=r"--decoder cuda cannot be met by this worker: torch sees no NVIDIA GPU"):
+        _ = job.decisive
+
+
+def test_workers_on_the_cpu_decode_there(
+    tmp_path: Path, networks: TinyNetworks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvdec, "obstacle", lambda: "")
+    options = Setup().options(crawl(tmp_path / "videos", "red/a.mp4"), tmp_path / "out", networks)
+    pinned = "PyAV, NVDEC of a GPU"
+    for devices, decoder in (("cpu,cpu", "cpu"), ("", "cuda")):
+        job = Job.open(replace(options, spread=SpreadOptions(devices=devices)))
+        assert job.with_decoder(lambda: pinned).options.decode.decoder == decoder
 
 
 # ---- on a GPU
