@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import onnx
@@ -113,6 +114,14 @@ def test_the_gates(verdict: Int8Verdict, why: str) -> None:
     assert bool(verdict.why_not) == bool(why)
 
 
+def test_what_is_said_of_its_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    slower, faster = (Int8Verdict("classifier", 4, times_as_fast=times) for times in (0.9, 1.9))
+    assert str(slower).endswith("; 4 clips; 0.90 times as fast as float32 here)")
+    monkeypatch.setattr("f2f.training.int8.openvino_version", lambda: "")
+    assert str(slower).endswith("0.90 times as fast as float32 here; try f2f[openvino])")
+    assert str(faster).endswith("1.90 times as fast as float32 here)")
+
+
 @pytest.mark.usefixtures("lenient")
 def test_the_command(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["export", "classifier", "--network", "demo", "--int8", "--calibrate", str(videos)]
@@ -120,6 +129,7 @@ def test_the_command(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     said = capsys.readouterr().out
     assert "int8 (" in said
     assert "of label sets agree" in said
+    assert re.search(r"; \d+\.\d\d times as fast as float32 here", said)
     model = onnx.load(tmp_path / "int8.onnx")
     assert "int8" in json.loads({one.key: one.value for one in model.metadata_props}["f2f.training"])
 
