@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -32,6 +31,7 @@ from f2f.engine.runtimes.cpu_choice import LEAST_GAIN, openvino_version
 from f2f.engine.runtimes.network import CONTRACTS, Kind
 from f2f.engine.runtimes.onnx_runtime import OnnxNetwork
 from f2f.engine.runtimes.open import open_network
+from f2f.engine.runtimes.trial import times_as_fast
 from f2f.engine.source import read_source
 from f2f.engine.types import Frame, ImageArray, VideoEnd, Window
 from f2f.kernels import unpack_planes
@@ -48,7 +48,6 @@ _SCALES = (0.5, 1.0)
 _NARROW = 4
 """convolutions with so few outputs predict scores or flow; they cost little and stay as they are"""
 _EXACT_PAIRS, _SEED = 24, 7
-_TURNS = 5
 Clip = tuple[Frame, ...]
 
 
@@ -224,17 +223,9 @@ def judge(network: Path, smaller: Path, kind: Kind, clips: Sequence[Clip]) -> In
 
 
 def _gain(network: Path, smaller: Path, kind: Kind, clip: Clip) -> float:
-    """How many times as fast the smaller one runs a clip, by turns."""
-    batch = torch.from_numpy(next(_inputs(kind, [clip]))[CONTRACTS[kind].input])
-    runners = [open_network(str(path), kind, RuntimeOptions()) for path in (network, smaller)]
-    seconds: list[list[float]] = [[], []]
-    for turn in range(_TURNS + 1):
-        for runner, times in zip(runners, seconds, strict=True):
-            start = time.perf_counter()
-            runner(batch)
-            if turn:  # the first call prepares for the shape
-                times.append(time.perf_counter() - start)
-    return float(np.median(seconds[0]) / np.median(seconds[1]))
+    """How many times as fast the smaller one runs a clip."""
+    plain, other = (open_network(str(path), kind, RuntimeOptions()) for path in (network, smaller))
+    return times_as_fast(plain, other, torch.from_numpy(next(_inputs(kind, [clip]))[CONTRACTS[kind].input]))
 
 
 def _classifier_changes(whole: Classifier, smaller: Classifier, clips: Sequence[Clip]) -> tuple[float, float]:

@@ -10,12 +10,9 @@ import hashlib
 import json
 import os
 import platform
-import time
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-import numpy as np
 
 from f2f.engine.errors import F2FError, MachineError
 from f2f.engine.files import write_aside
@@ -26,11 +23,10 @@ from f2f.engine.runtimes.onnx_cuda import open_onnx
 from f2f.engine.runtimes.onnx_runtime import OnnxNetwork, import_onnxruntime
 from f2f.engine.runtimes.openvino_runtime import OpenVinoNetwork, open_openvino
 from f2f.engine.runtimes.telling import note
-from f2f.engine.runtimes.trial import trial_input
+from f2f.engine.runtimes.trial import times_as_fast, trial_input
 
 LEAST_GAIN = 1.2
 """how many times as fast as ONNX Runtime OpenVINO has to be"""
-_REPEATS = 5
 _TRIALS = {4: (2, 3, 240, 320), 5: (1, 3, 3, 192, 256)}
 """rank of a network's input -> shape that is timed"""
 
@@ -70,16 +66,8 @@ def openvino_version() -> str:
 
 
 def _gain(plain: Network, other: Network) -> float:
-    """How many times as fast `other` is, by turns."""
-    batch = trial_input(_TRIALS[CONTRACTS[plain.info.kind].input_rank])
-    seconds: dict[str, list[float]] = {"plain": [], "other": []}
-    for turn in range(_REPEATS + 1):
-        for name, network in (("plain", plain), ("other", other)):
-            start = time.perf_counter()
-            network(batch)
-            if turn:  # the first call prepares for the shape
-                seconds[name].append(time.perf_counter() - start)
-    return float(np.median(seconds["plain"]) / np.median(seconds["other"]))
+    """How many times as fast `other` is."""
+    return times_as_fast(plain, other, trial_input(_TRIALS[CONTRACTS[plain.info.kind].input_rank]))
 
 
 # ---- what was chosen before

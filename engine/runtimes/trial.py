@@ -1,12 +1,16 @@
-"""Trial inputs, and how far two outputs are from each other: for checks of one runtime by another."""
+"""Trial inputs, how far two outputs are apart, and which comes sooner: for checks of one runtime by another."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+_TURNS = 5
 
 
 def trial_input(shape: Sequence[int]) -> Tensor:
@@ -30,3 +34,15 @@ def relative_difference(expected: Tensor, given: Tensor) -> float:
     if not expected.numel():
         return 0.0
     return float((expected - given).abs().max() / expected.abs().max().clamp_min(1e-12))
+
+
+def times_as_fast(plain: Callable[[Tensor], object], other: Callable[[Tensor], object], batch: Tensor) -> float:
+    """How many times as fast as `plain` the other one runs a batch: medians, by turns, after a call that prepares."""
+    seconds: tuple[list[float], list[float]] = [], []
+    for turn in range(_TURNS + 1):
+        for run, times in zip((plain, other), seconds, strict=True):
+            start = time.perf_counter()
+            run(batch)
+            if turn:
+                times.append(time.perf_counter() - start)
+    return float(np.median(seconds[0]) / np.median(seconds[1]))
