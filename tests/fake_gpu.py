@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from f2f.engine.runtimes import cuda
-from f2f.engine.runtimes.cuda import empty_on, hand_back
+from f2f.engine.runtimes.cuda import Turns, empty_on, hand_back
 
 
 class FakeGpu:
@@ -21,6 +21,7 @@ class FakeGpu:
         self.calls: list[tuple[Any, ...]] = []
         self.capturing: list[Callable[[], None]] | None = None
         self.refuses_capture = False
+        self.turns = Turns()
 
     def record(self, *call: Any) -> None:
         """Note a call."""
@@ -57,9 +58,10 @@ class FakeQueue:
 
     @contextmanager
     def working(self, *, alone: bool = False) -> Iterator[None]:
-        self._gpu.record("begin alone" if alone else "begin")
-        yield
-        self._gpu.record("end")
+        with self._gpu.turns.taken(alone=alone):  # as on a GPU: stages of a run are threads, and work at the same time
+            self._gpu.record("begin alone" if alone else "begin")
+            yield
+            self._gpu.record("end")
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         made = empty_on(torch.device("cpu"), shape, dtype)
