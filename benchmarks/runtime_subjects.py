@@ -108,7 +108,7 @@ def opened(name: str, runtime: str, precision: str, files: Mapping[str, Path]) -
         if runtime == "torch .pt2":
             return open_network(str(files["pt2"]), subject.kind, RuntimeOptions(runtime="torch", trust_code=True))
         module = subject.module().to(memory_format=torch.channels_last)
-        return _without_gradients(torch.compile(module) if runtime == "torch compile" else module)
+        return without_gradients(torch.compile(module) if runtime == "torch compile" else module)
     if precision not in files:
         return None
     asked = RuntimeOptions(runtime="openvino" if runtime == "openvino" else "onnxruntime-cpu", threads=threads)
@@ -119,7 +119,9 @@ def opened(name: str, runtime: str, precision: str, files: Mapping[str, Path]) -
         return None
 
 
-def _without_gradients(module: Callable[[Tensor], Tensor | tuple[Tensor, ...]]) -> Run:
+def without_gradients(module: Callable[[Tensor], Tensor | tuple[Tensor, ...]]) -> Run:
+    """A module for inference; its outputs are a tuple."""
+
     def run(batch: Tensor) -> tuple[Tensor, ...]:
         with torch.inference_mode():
             found = module(batch)

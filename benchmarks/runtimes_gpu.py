@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import torch
 from record import write_rows
-from runtime_subjects import SUBJECTS, Run, Shape, exported
+from runtime_subjects import SUBJECTS, Run, Shape, exported, without_gradients
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -68,11 +68,11 @@ def contenders(name: str, files: Mapping[str, Path], compiled: bool) -> Iterator
 
 
 def _in_precision(module: Callable[[Tensor], Tensor | tuple[Tensor, ...]], precision: Precision) -> Run:
+    plain = without_gradients(module)
+
     def run(batch: Tensor) -> tuple[Tensor, ...]:
-        lower = precision == "bfloat16"
-        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=lower):
-            found = module(batch)
-        return (found,) if isinstance(found, Tensor) else tuple(found)
+        with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bfloat16"):
+            return plain(batch)
 
     return run
 

@@ -31,8 +31,6 @@ _MAX_ERRORS_IN_A_ROW = 32
 _NEAR_SECONDS = 1e-3  # time stamps are compared with this slack: containers round them
 _TICK_SECONDS = 1.0
 
-av.logging.set_level(None)
-
 
 @dataclass
 class DecodeState:
