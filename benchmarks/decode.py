@@ -151,8 +151,9 @@ def main() -> None:
             for size_wh in SIZES_WH:
                 clip = Path(folder) / f"{codec}-{size_wh[0]}.mp4"
                 encode(clip, codec, size_wh, given.seconds)
-                rows += measure(codec, size_wh, clip, given)
-                print(*rows[-2:], sep="\n", flush=True)
+                made = measure(codec, size_wh, clip, given)
+                print(*made, sep="\n", flush=True)
+                rows += made
                 clip.unlink()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     print(write_rows("decode", rows, ("av", "torch", "numpy"), gpu))
