@@ -14,8 +14,9 @@ export PYTHONSAFEPATH = 1
 demo: setup
 	$(BIN)/f2f demo --out out/demo
 
+# A file's tests stay in one process: they share fixtures. In order, one by one: .venv/bin/pytest.
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ import torch
 from av.video.frame import VideoFrame
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_versions import pairwise
 from material import ImageArray, Setup, TinyNetworks, background, crawl, pictures, write_video
 
 import f2f.engine.decode as decode_module
@@ -68,10 +69,15 @@ def frame_of(format_: str, colorspace: int = BT601, color_range: int = LIMITED, 
 # ---- pictures
 
 
-@pytest.mark.parametrize("size_wh", [(64, 48), (63, 47), (128, 96), (33, 96), (128, 20), (127, 95)])
-@pytest.mark.parametrize("color_range", [LIMITED, FULL, 0])
-@pytest.mark.parametrize("colorspace", [BT709, BT601, BT2020, 2, 4, 7])
-@pytest.mark.parametrize("format_", ["nv12", "p010le"])
+COLOURS: dict[str, Sequence[Any]] = {
+    "format_": ["nv12", "p010le"],
+    "colorspace": [BT709, BT601, BT2020, 2, 4, 7],
+    "color_range": [LIMITED, FULL, 0],
+    "size_wh": [(64, 48), (63, 47), (128, 96), (33, 96), (128, 20), (127, 95)],
+}
+
+
+@pytest.mark.parametrize(tuple(COLOURS), [tuple(case.values()) for case in pairwise(COLOURS)])
 def test_the_same_colours_as_the_cpu(format_: str, colorspace: int, color_range: int, size_wh: tuple[int, int]) -> None:
     frame = frame_of(format_, colorspace, color_range)
     assert _is_known(frame)
