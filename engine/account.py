@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +20,20 @@ LANES = {
     "write": ("write",),
 }
 """what works at the same time, and the stages that share such a process or thread"""
-_ADVICE = {
-    "fetch": "inputs come too slowly: more --fetchers, or a source that is nearer",
-    "decode": "a smaller --max-side, or more --decoders where cores are idle",
-    "classify": "a lower --sample-fps, a smaller --max-side or --max-windows; --trust-query for a curated crawl",
-    "cam": "fewer --scales, a smaller --max-side, or a --classifier in 8 bits (f2f export classifier --int8)",
-    "flow": "--flow dis or one in 8 bits (f2f export flow --int8), a smaller --max-side or fewer --window-frames",
-    "aggregate": "a smaller --max-side or --max-windows",
-    "write": "a faster disk for --out, or --format webdataset",
+TRUST_QUERY = "--trust-query for a curated crawl"
+CLASSIFIER_IN_INT8 = "a --classifier in 8 bits (f2f export classifier --int8)"
+DIS = "--flow dis"
+FLOW_IN_INT8 = "a --flow in 8 bits (f2f export flow --int8)"
+_TRIES = {
+    "fetch": ("more --fetchers", "a source that is nearer"),
+    "decode": ("a smaller --max-side", "more --decoders where cores are idle"),
+    "classify": ("a lower --sample-fps", "a smaller --max-side or --max-windows", TRUST_QUERY, CLASSIFIER_IN_INT8),
+    "cam": ("fewer --scales", "a smaller --max-side", CLASSIFIER_IN_INT8),
+    "flow": (DIS, FLOW_IN_INT8, "a smaller --max-side", "fewer --window-frames"),
+    "aggregate": ("a smaller --max-side or --max-windows",),
+    "write": ("a faster disk for --out", "--format webdataset"),
 }
+"""what may help where"""
 _IDLE_SHARE = 0.5
 _BUSY_CORES_SHARE = 0.9
 
@@ -113,6 +118,7 @@ def account(
     decoders: int,
     processes: int = 1,
     worker_cpu_seconds: float | None = 0.0,
+    in_vain: Collection[str] = (),
 ) -> Account:
     """The account of a run that has just ended.
 
@@ -123,12 +129,13 @@ def account(
         decoders: decoding processes of each engine process.
         processes: engine processes.
         worker_cpu_seconds: CPU time of engine processes that are no children of this one; None: not known.
+        in_vain: what there is no need to advise: it is done already, or of no use here.
     """
     seconds, cores = watch.seconds, os.cpu_count() or 1
     lanes = tuple(_lane(name, clock, seconds, processes * (decoders if name == "decode" else 1)) for name in LANES)
     cpu = 0.0 if worker_cpu_seconds is None else watch.cpu + worker_cpu_seconds
     videos, frames, masks = counts
-    bottleneck, advice = _judge({lane.name: lane for lane in lanes}, cpu / seconds / cores)
+    bottleneck = _bottleneck({lane.name: lane for lane in lanes})
     return Account(
         seconds=round(seconds, 2),
         processes=processes,
@@ -140,7 +147,7 @@ def account(
         lanes=lanes,
         stages={stage: round(busy, 2) for stage, busy in clock.busy_seconds.items()},
         bottleneck=bottleneck,
-        advice=advice,
+        advice=_advice(bottleneck, cpu / seconds / cores, in_vain),
     )
 
 
@@ -154,12 +161,14 @@ def _lane(name: str, clock: StageClock, seconds: float, workers: int) -> Lane:
     return Lane(name, workers, round(busy_seconds, 2), busy, starved, blocked)
 
 
-def _judge(lanes: Mapping[str, Lane], cores_busy: float) -> tuple[str, str]:
+def _bottleneck(lanes: Mapping[str, Lane]) -> str:
     busiest = max(lanes.values(), key=lambda lane: lane.busy)
     scan_waits = lanes["classify"].starved > _IDLE_SHARE and lanes["classify"].busy < _IDLE_SHARE
-    if scan_waits and max(lane.busy for lane in lanes.values()) < _IDLE_SHARE:
-        return "fetch", _ADVICE["fetch"]
-    advice = _ADVICE[busiest.name]
+    return "fetch" if scan_waits and busiest.busy < _IDLE_SHARE else busiest.name
+
+
+def _advice(bottleneck: str, cores_busy: float, in_vain: Collection[str]) -> str:
+    advice = ", ".join(one for one in _TRIES[bottleneck] if one not in in_vain)
     if cores_busy >= _BUSY_CORES_SHARE:
         advice += "; all cores are busy, so otherwise only more machines help (--shard, --ray)"
-    return busiest.name, advice
+    return advice

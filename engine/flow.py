@@ -52,6 +52,7 @@ class NetworkFlow:
     """A flow network by contract."""
 
     def __init__(self, network: Network) -> None:
+        self.info = network.info
         self._network = network
         self.fingerprint = network.info.fingerprint
         self.description = f"network, {network.info.runtime}"

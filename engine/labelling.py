@@ -6,10 +6,19 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
-from f2f.engine.account import Account, Stopwatch, account
+from f2f.engine.account import (
+    CLASSIFIER_IN_INT8,
+    DIS,
+    FLOW_IN_INT8,
+    TRUST_QUERY,
+    Account,
+    Stopwatch,
+    account,
+)
 from f2f.engine.claims import claimed, locked
 from f2f.engine.errors import UsageError
 from f2f.engine.fleet import for_workers, run_by_workers
+from f2f.engine.flow import NetworkFlow
 from f2f.engine.job import Job
 from f2f.engine.mirror import Mirror, url_of, work_folder
 from f2f.engine.options import LabelOptions
@@ -49,7 +58,7 @@ def label(
         watch, time_spent = Stopwatch.start(), None
         try:
             if not done:
-                time_spent = _account(_work(shards, run, job, on_progress), watch, job.options)
+                time_spent = _account(_work(shards, run, job, on_progress), watch, job)
         finally:
             with locked(options.out):
                 summary = done or run.rebuild(time_spent)
@@ -95,10 +104,22 @@ def _work(shards: list[int], run: Run, job: Job, on_progress: Callable[[Progress
     return run_by_workers(shards, run, job.options, on_progress)
 
 
-def _account(progress: Progress, watch: Stopwatch, options: LabelOptions) -> Account | None:
+def _account(progress: Progress, watch: Stopwatch, job: Job) -> Account | None:
     """Where the time went; None where nothing was to be done."""
     if not progress.settled_now:
         return None
     counts = progress.settled_now, progress.frames, progress.masks
-    decoders = options.decode.decoder_count
-    return account(progress.clock, watch, counts, decoders, progress.workers, progress.worker_cpu_seconds)
+    decoders, cpu = job.options.decode.decoder_count, progress.worker_cpu_seconds
+    return account(progress.clock, watch, counts, decoders, progress.workers, cpu, _in_vain(job))
+
+
+def _in_vain(job: Job) -> set[str]:
+    """Advice that this run follows already, or that is of no use to it."""
+    classifier, flow = job.networks.classifier.info, job.networks.flow
+    reasons = {
+        TRUST_QUERY: job.options.classify.trust_query,
+        CLASSIFIER_IN_INT8: not classifier.gains_by_int8,
+        DIS: not isinstance(flow, NetworkFlow),
+        FLOW_IN_INT8: not (isinstance(flow, NetworkFlow) and flow.info.gains_by_int8),
+    }
+    return {advice for advice, holds in reasons.items() if holds}

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.request import urlopen
 
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -202,6 +203,47 @@ def test_what_holds_a_run_up(clock: StageClock, bottleneck: str, monkeypatch: py
     spent = account(clock, Stopwatch.start(), (1, 1, 1), decoders=2)
     assert spent.bottleneck == bottleneck
     assert "--" in spent.advice
+
+
+IN_INT8 = "in 8 bits (f2f export"
+MAX_SIDE, FRAMES = "a smaller --max-side", "fewer --window-frames"
+
+
+@pytest.mark.parametrize(
+    ("bottleneck", "setup", "advice"),
+    [
+        ("flow", Setup(), f"--flow dis, a --flow {IN_INT8} flow --int8), {MAX_SIDE}, {FRAMES}"),
+        ("flow", Setup(flow="int8"), f"--flow dis, {MAX_SIDE}, {FRAMES}"),
+        ("flow", Setup(flow="dis"), f"{MAX_SIDE}, {FRAMES}"),
+        ("cam", Setup(), f"fewer --scales, {MAX_SIDE}, a --classifier {IN_INT8} classifier --int8)"),
+        ("cam", Setup(classifier="int8"), f"fewer --scales, {MAX_SIDE}"),
+        ("classify", Setup(classifier="int8", trust_query=True), f"a lower --sample-fps, {MAX_SIDE} or --max-windows"),
+    ],
+)
+def test_nothing_is_advised_that_is_done_already(
+    bottleneck: str,
+    setup: Setup,
+    advice: str,
+    tmp_path: Path,
+    networks: TinyNetworks,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    named = {name: called_int8(getattr(networks, name), tmp_path) for name in ("classifier", "flow")}
+    asked = {name: str(file) for name, file in named.items() if getattr(setup, name) == "int8"}
+    monkeypatch.setattr("f2f.engine.account._bottleneck", lambda _: bottleneck)
+    source = crawl(tmp_path / "videos", "red/a.mp4")
+    spent = label(replace(setup, **asked).options(source, tmp_path / "out", networks)).account  # type: ignore[arg-type]
+    assert spent is not None
+    assert spent.advice.partition(";")[0] == advice
+
+
+def called_int8(network: Path, folder: Path) -> Path:
+    model = onnx.load(network)
+    onnx.helper.set_model_props(
+        model, {one.key: one.value for one in model.metadata_props} | {"f2f.training": json.dumps({"int8": {}})}
+    )
+    onnx.save(model, folder / network.name)
+    return folder / network.name
 
 
 def free_port() -> int:

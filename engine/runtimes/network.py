@@ -66,6 +66,11 @@ class NetworkInfo:
         if self.size_multiple < 1:
             raise NetworkError(f"f2f.size_multiple is {self.size_multiple}; accepted: 1 or more px")
 
+    @property
+    def gains_by_int8(self) -> bool:
+        """It computes in floating point on a CPU."""
+        return self.runtime.endswith("CPU") and "int8" not in self.training
+
 
 class Network(Protocol):
     """An open network: a callable from its one input to its outputs, in the contract's order.
