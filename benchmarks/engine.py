@@ -34,8 +34,8 @@ from f2f.engine.records import read_shards
 from f2f.engine.runtimes.network import Kind
 from f2f.engine.runtimes.open import bundled
 from f2f.training.export import export_classifier
-from f2f.training.int8 import quantise
-from f2f.training.options import ClassifierExport, Int8Options
+from f2f.training.options import ClassifierExport, PrecisionOptions
+from f2f.training.precision import reduce_precision
 from f2f.training.synth import SynthOptions, synth
 
 LEAST_IOU = 0.99
@@ -89,7 +89,7 @@ def real(folder: Path, root: Path) -> Workload:
 def _in_int8(kind: Kind, network: Path, source: str, folder: Path) -> str:
     """What `f2f export … --int8 --calibrate SOURCE` writes; nothing where it keeps float32, for its gates."""
     out = folder / f"{network.stem}.int8.onnx"
-    verdict = quantise(network, kind, Int8Options(int8=True, calibrate=source), out)
+    verdict = reduce_precision(network, kind, PrecisionOptions(int8=True, calibrate=source), out)
     print(f"{network.stem}: {verdict}", flush=True)
     return "" if verdict.why_not else str(out)
 

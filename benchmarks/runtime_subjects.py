@@ -16,9 +16,11 @@ from f2f.engine.runtimes.network import Kind
 from f2f.engine.runtimes.open import bundled, open_network
 from f2f.training.card import NetworkCard
 from f2f.training.classifier import CamClassifier
+from f2f.training.clips import clips_of
 from f2f.training.export import export_network
-from f2f.training.int8 import clips_of, quantise, write_int8
-from f2f.training.options import Int8Options
+from f2f.training.int8 import write_int8
+from f2f.training.options import PrecisionOptions
+from f2f.training.precision import reduce_precision
 from f2f.training.pwcnet import FlowNetwork, PWCNet
 from f2f.training.saliency.files import SaliencyMap
 from f2f.training.saliency.network import SaliencyNetwork
@@ -90,9 +92,9 @@ def exported(name: str, folder: Path) -> dict[str, Path]:
 def write_files(name: str, folder: Path, calibrate: str) -> dict[str, Path]:
     """A network's files: float32, pt2, and int8 where it passes its gates (or has random weights, and none)."""
     files, kind = exported(name, folder), SUBJECTS[name].kind
-    smaller, options = files["float32"].with_suffix(".int8.onnx"), Int8Options(int8=True, calibrate=calibrate)
+    smaller, options = files["float32"].with_suffix(".int8.onnx"), PrecisionOptions(int8=True, calibrate=calibrate)
     if SUBJECTS[name].trained:
-        verdict = quantise(files["float32"], kind, options, smaller)
+        verdict = reduce_precision(files["float32"], kind, options, smaller)
         print(f"{name}: {verdict}", flush=True)
         return files if verdict.why_not else {**files, "int8": smaller}
     write_int8(files["float32"], kind, clips_of(options)[::4], smaller)

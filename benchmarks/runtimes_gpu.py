@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -30,10 +31,16 @@ from f2f.engine.options import RuntimeOptions, TorchOptions
 from f2f.engine.runtimes.cuda import gpu_name
 from f2f.engine.runtimes.open import open_network
 from f2f.engine.runtimes.trial import relative_difference, trial_input
+from f2f.training.float16 import write_float16
 
-Precision = Literal["float32", "bfloat16"]
-MOST_DIFFERENCE: Mapping[Precision, float] = {"float32": 1e-3, "bfloat16": 5e-2}
+Precision = Literal["float32", "float16", "bfloat16"]
+MOST_DIFFERENCE: Mapping[Precision, float] = {"float32": 1e-3, "float16": 3e-2, "bfloat16": 5e-2}
 """of an output's largest value"""
+_OF_FILES: tuple[Precision, ...] = ("float32", "float16")
+"""precisions that `f2f export` writes into a graph"""
+_OF_PT2: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+"""precisions of `--torch-precision`"""
+_OF_ONNX: tuple[Literal["onnxruntime-cuda", "tensorrt"], ...] = ("onnxruntime-cuda", "tensorrt")
 _PEAK_SIDE = 8192
 
 
@@ -49,29 +56,29 @@ class Contender:
 def contenders(name: str, files: Mapping[str, Path], compiled: bool) -> Iterator[Contender]:
     """All that work here."""
     kind, module = SUBJECTS[name].kind, SUBJECTS[name].module().cuda().to(memory_format=torch.channels_last)
-    for runtime in ("onnxruntime-cuda", "tensorrt"):
+    for runtime, precision in product(_OF_ONNX, _OF_FILES):
         try:
-            yield Contender(
-                runtime, "float32", open_network(str(files["float32"]), kind, RuntimeOptions(runtime=runtime))
-            )
+            network = open_network(str(files[precision]), kind, RuntimeOptions(runtime=runtime))
+            yield Contender(runtime, precision, network)
         except F2FError as error:
-            print(f"{name}, {runtime}: {error}", flush=True)
+            print(f"{name}, {runtime}, {precision}: {error}", flush=True)
     for precision in MOST_DIFFERENCE:
         yield Contender("torch eager", precision, _in_precision(module, precision))
         if compiled:
             yield Contender("torch compile", precision, _in_precision(torch.compile(module), precision))
-        asked = RuntimeOptions(runtime="torch", trust_code=True, torch=TorchOptions(torch_precision=precision))
+    for asked in _OF_PT2:
+        options = RuntimeOptions(runtime="torch", trust_code=True, torch=TorchOptions(torch_precision=asked))
         try:
-            yield Contender("torch .pt2", precision, open_network(str(files["pt2"]), kind, asked))
+            yield Contender("torch .pt2", asked, open_network(str(files["pt2"]), kind, options))
         except F2FError as error:
-            print(f"{name}, torch .pt2, {precision}: {error}", flush=True)
+            print(f"{name}, torch .pt2, {asked}: {error}", flush=True)
 
 
 def _in_precision(module: Callable[[Tensor], Tensor | tuple[Tensor, ...]], precision: Precision) -> Run:
     plain = without_gradients(module)
 
     def run(batch: Tensor) -> tuple[Tensor, ...]:
-        with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bfloat16"):
+        with torch.autocast("cuda", getattr(torch, precision), enabled=precision != "float32"):
             return plain(batch)
 
     return run
@@ -180,6 +187,8 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory(prefix="f2f-runtimes-") as folder:
             files = exported(name, Path(folder))
+            files["float16"] = Path(folder) / "half.onnx"
+            write_float16(files["float32"], files["float16"])
             runners = list(contenders(name, files, not given.no_compile))
             for shape in SUBJECTS[name].shapes:
                 for batch in given.batches:

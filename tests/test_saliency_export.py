@@ -58,6 +58,23 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_in_float16(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["export", "saliency", "--checkpoint", str(checkpoint), "--out"]
+    whole, half = tmp_path / "whole.onnx", tmp_path / "half.onnx"
+    assert main([*words, str(whole)]) == 0
+    assert main([*words, str(half), "--half"]) == 0
+    assert "float16 (outputs differ by " in capsys.readouterr().out
+    assert half.stat().st_size < 0.7 * whole.stat().st_size
+    assert TensorProto.FLOAT16 in {one.data_type for one in onnx.load(half).graph.initializer}
+    assert open_saliency(str(half), None, RuntimeOptions(threads=1)).theta_b == 0.21
+    image = trial_input((2, 3, 75, 122))
+    (wanted,), (found,) = run(whole, image), run(half, image)
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - wanted).max() < 0.02
+    assert main([*words, str(tmp_path / "half.pt2"), "--half"]) == 2
+    assert "--half is for .onnx files" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("suffix", "side_px"), [(".onnx", None), (".onnx", 0), (".pt2", None)])
 def test_a_checkpoint_keeps_the_contract_at_any_size(
     checkpoint: Path, tmp_path: Path, suffix: str, side_px: int | None

@@ -121,21 +121,21 @@ def export_classifier(options: ClassifierExport) -> int:
     """Write a classifier (a torchvision ImageNet network or our own checkpoint) as .onnx or .pt2."""
     from f2f.training.export import export_classifier as export
 
-    return _export("classifier", options, lambda: export(options, on_int8=print))
+    return _export("classifier", options, lambda: export(options, on_verdict=print))
 
 
 def export_flow(options: FlowExport) -> int:
     """Write a flow network (our own checkpoint or a released PWC-Net) as .onnx or .pt2."""
     from f2f.training.export import export_flow as export
 
-    return _export("flow", options, lambda: export(options, on_int8=print))
+    return _export("flow", options, lambda: export(options, on_verdict=print))
 
 
 def export_saliency(options: SaliencyExport) -> int:
     """Write a saliency network (our own checkpoint or a released one in the manner of U²-Net), for `f2f label`."""
     from f2f.training.saliency.export import export_saliency as export
 
-    return _export("saliency", options, lambda: export(options))
+    return _export("saliency", options, lambda: export(options, on_verdict=print))
 
 
 def export_segmenter(options: SegmenterExport) -> int:

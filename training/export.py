@@ -36,8 +36,8 @@ from f2f.training.checkpoint import (
     flow_network,
     segmenter_network,
 )
-from f2f.training.int8 import Int8Verdict, quantise
-from f2f.training.options import ClassifierExport, FlowExport
+from f2f.training.options import ClassifierExport, FlowExport, PrecisionOptions
+from f2f.training.precision import MOST_DIFFERENCE, PrecisionVerdict, need_onnx, reduce_precision
 from f2f.training.segmentation.deeplab import FullSize, HalfFullSize
 from f2f.training.segmentation.half import HalfCost, cost_on_images, cost_on_pictures
 from f2f.training.segmentation.inference import SegmenterInMemory, as_trained
@@ -47,8 +47,6 @@ from f2f.training.segmentation.training_options import SegmenterExport
 OPSET = 18
 PARITY = 1e-4
 """largest accepted difference to torch, relative to the largest value of an output"""
-HALF_PARITY = 2e-2
-"""the same of a network in float16 to itself in float32"""
 Runner = Callable[[Tensor], Sequence[Tensor]]
 """runs an exported file: input -> outputs"""
 
@@ -106,40 +104,41 @@ CONTRACTS: dict[str, Contract] = {
 }
 
 
-def export_classifier(options: ClassifierExport, on_int8: Callable[[Int8Verdict], None] = lambda _: None) -> Path:
-    """Write a classifier: a torchvision network joined by a class map, our own checkpoint, or an exported one in int8.
+OnVerdict = Callable[[PrecisionVerdict], None]
+"""is told what less than float32 changes, where the options ask for it"""
 
-    `on_int8` is told what int8 changes where the options ask for it.
-    """
+
+def export_classifier(options: ClassifierExport, on_verdict: OnVerdict = lambda _: None) -> Path:
+    """Write a classifier: a torchvision network joined by a class map, our own checkpoint, or an exported one."""
 
     def write(out: Path) -> Path:
+        if options.network:
+            return network_file(options.network, "classifier")
         made = classifier_from_torchvision if options.torchvision else classifier_from_checkpoint
         return export_network(*made(options), out)
 
-    return _perhaps_int8("classifier", options, write, on_int8)
+    return in_precision("classifier", options.precision, write, options.out, on_verdict)
 
 
-def export_flow(options: FlowExport, on_int8: Callable[[Int8Verdict], None] = lambda _: None) -> Path:
-    """Write a flow network: our own checkpoint, a released PWC-Net, or an exported one in int8; see above."""
-    return _perhaps_int8("flow", options, lambda out: export_network(*flow_network(options), out), on_int8)
+def export_flow(options: FlowExport, on_verdict: OnVerdict = lambda _: None) -> Path:
+    """Write a flow network: our own checkpoint, a released PWC-Net, or an exported one."""
+
+    def write(out: Path) -> Path:
+        return network_file(options.network, "flow") if options.network else export_network(*flow_network(options), out)
+
+    return in_precision("flow", options.precision, write, options.out, on_verdict)
 
 
-def _perhaps_int8(
-    kind: Kind,
-    options: ClassifierExport | FlowExport,
-    write: Callable[[Path], Path],
-    on_int8: Callable[[Int8Verdict], None],
+def in_precision(
+    kind: Kind, options: PrecisionOptions, write: Callable[[Path], Path], out: Path, on_verdict: OnVerdict
 ) -> Path:
-    if not options.quantisation.int8:
-        return write(options.out)
+    """What `write` writes, in less than float32 if that is asked for; `write` says where the file is."""
+    if not options.reduces:
+        return write(out)
+    need_onnx(options, out)
     with TemporaryDirectory() as folder:
-        whole = (
-            network_file(options.network, kind)
-            if options.network
-            else write(Path(folder) / f"whole{options.out.suffix}")
-        )
-        on_int8(quantise(whole, kind, options.quantisation, options.out))
-    return options.out
+        on_verdict(reduce_precision(write(Path(folder) / f"whole{out.suffix}"), kind, options, out))
+    return out
 
 
 def export_segmenter(options: SegmenterExport, on_cost: Callable[[HalfCost], None] = lambda _: None) -> Path:
@@ -181,7 +180,7 @@ def export_network(network: nn.Module, card: NetworkCard, out: Path, whole: nn.M
     try:
         with torch.no_grad():
             run = writers[out.suffix](network.eval().cpu(), card, partial)
-            _check_parity(whole or network, CONTRACTS[card.kind], run, HALF_PARITY if whole else PARITY)
+            _check_parity(whole or network, CONTRACTS[card.kind], run, MOST_DIFFERENCE if whole else PARITY)
         partial.replace(out)
         if out.suffix == ".pt2":
             sign(out)  # code: the engine loads it unasked only where it was made

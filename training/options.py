@@ -33,13 +33,14 @@ def _positive(**values: float) -> None:
         require(value > 0, f"{name.replace('_', '-')} is {value}; accepted: a number above 0")
 
 
-def _require_one(sources: Mapping[str, object], int8: bool) -> None:
-    """Refuse none, or several, of what a network may be exported from; an exported file is there for int8 alone."""
+def _require_one(sources: Mapping[str, object], reduces: bool) -> None:
+    """Refuse none, or several, of what a network may be exported from; an exported file only becomes smaller."""
     given = [name for name, value in sources.items() if value is not None]
     told = ", ".join(f"--{name} {sources[name]}" for name in given) or "none of them"
     require(len(given) == 1, f"{told} is given; accepted: exactly one of --{', --'.join(sources)}")
     require(
-        given != ["network"] or int8, f"{told} is exported already; give --int8 --calibrate SOURCE to make it smaller"
+        given != ["network"] or reduces,
+        f"{told} is exported already; give --half, or --int8 --calibrate SOURCE, to make it smaller",
     )
 
 
@@ -267,28 +268,42 @@ class FlowTraining:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Int8Options:
-    """Whether an exported network is quantised for CPUs, and on what."""
+class PrecisionOptions:
+    """Whether an exported network computes in less than float32, and on what that is judged."""
 
+    half: bool = False
+    """convolutions in float16, for GPUs, where that changes little of what the network says of generated frames and of
+    --calibrate, if that is given; else the network stays as it is, and the reason is told. Images, outputs, coordinates
+    and sampling are float32 in any case"""
     int8: bool = False
     """quantise convolutions to 8 bits, for CPUs, where that changes little of what the network says of --calibrate;
     else the network stays as it is, and the reason is told"""
     calibrate: str = ""
-    """with --int8: videos like those that will be labelled, a SOURCE of `f2f label`; half of the clips calibrate, the
-    others judge"""
+    """videos like those that will be labelled, a SOURCE of `f2f label`: with --int8 half of the clips calibrate and
+    the others judge, with --half all judge"""
     calibrate_clips: int = 48
-    """with --int8: clips of 3 sampled frames that are taken of --calibrate"""
+    """with --calibrate: clips of 3 sampled frames that are taken of it"""
     calibrate_max_side: int = 500
-    """with --int8: longer side in px of their frames, as --max-side of `f2f label`"""
+    """with --calibrate: longer side in px of their frames, as --max-side of `f2f label`"""
 
     def __post_init__(self) -> None:
+        require(not (self.half and self.int8), "--half and --int8 are given; give one of them")
         require(
-            self.int8 == bool(self.calibrate),
-            f"--int8 is {self.int8} and --calibrate is {self.calibrate!r}; give both, or none",
+            bool(self.calibrate) or not self.int8,
+            "--int8 is given without --calibrate; give videos like those that will be labelled",
+        )
+        require(
+            self.reduces or not self.calibrate,
+            f"--calibrate is {self.calibrate!r} and nothing is to be judged; give --int8 or --half, too",
         )
         _positive(calibrate_max_side=self.calibrate_max_side)
         clips = self.calibrate_clips
         require(clips >= 4, f"calibrate-clips is {clips}; accepted: 4 or more")
+
+    @property
+    def reduces(self) -> bool:
+        """Whether anything is asked for."""
+        return self.half or self.int8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,19 +321,19 @@ class ClassifierExport:
     checkpoint: Path | None = None
     """network.pt of `f2f train classifier`"""
     network: str | None = None
-    """a classifier that was exported already, .onnx, or demo; for --int8"""
+    """a classifier that was exported already, .onnx, or demo; for --half and --int8"""
     tau: float | None = None
     """score a class must exceed to be a label, 0..1; stored as the network's default (default: what fits its kind)"""
     theta_f: float | None = None
     """share of the CAM's peak above which a pixel is foreground, 0..1; stored as the network's default"""
-    quantisation: Int8Options = field(default_factory=Int8Options)
+    precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     engine: bool = False
     """also build a TensorRT engine, OUT with the suffix .engine, for the GPU of this machine (needs f2f[gpu])"""
     engines: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
         sources = {"torchvision": self.torchvision, "checkpoint": self.checkpoint, "network": self.network}
-        _require_one(sources, self.quantisation.int8)
+        _require_one(sources, self.precision.reduces)
         _require_shares(tau=self.tau, theta_f=self.theta_f)
 
 
@@ -334,19 +349,18 @@ class FlowExport:
     """a released full-size PWC-Net: pwc_net.pth.tar (NVlabs), network-default.pytorch (sniklaus), or .safetensors;
     nothing in it is run; it is not part of f2f, and its licence excludes commercial use"""
     network: str | None = None
-    """a flow network that was exported already, .onnx, or demo; for --int8"""
+    """a flow network that was exported already, .onnx, or demo; for --half and --int8"""
     fit: Literal["pad", "resize"] | None = None
     """how frames come to multiples of 64 px: continued, or resized and the flow scaled back (default: pad; released
     networks resize, as they were made to)"""
-    quantisation: Int8Options = field(default_factory=Int8Options)
+    precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     engine: bool = False
     """also build a TensorRT engine, OUT with the suffix .engine, for the GPU of this machine (needs f2f[gpu])"""
     engines: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
-        _require_one(
-            {"checkpoint": self.checkpoint, "weights": self.weights, "network": self.network}, self.quantisation.int8
-        )
+        sources = {"checkpoint": self.checkpoint, "weights": self.weights, "network": self.network}
+        _require_one(sources, self.precision.reduces)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ add in another order) and 3e-2 for those that compute anything in less (rounding
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -75,6 +75,24 @@ def compare(network: Network, reference: Reference, shapes: Sequence[tuple[int, 
         NetworkError: an output differs by more than is accepted, or there is none.
     """
     kind, runtime = network.info.kind, network.info.runtime
+    for name, shape, difference in differences(network, reference, shapes):
+        if not difference <= most:
+            raise NetworkError(
+                f"{runtime} gives another {name} than {reference.name}, for a {kind} input of "
+                f"{'x'.join(map(str, shape))}: by {difference:.1e} of its largest value; accepted: {most:.0e}; it is "
+                f"not used; give {reference.instead}"
+            )
+
+
+def differences(
+    network: Network, reference: Reference, shapes: Sequence[tuple[int, ...]]
+) -> Iterator[tuple[str, tuple[int, ...], float]]:
+    """How far a network is from another, on smooth noise: output, input shape, difference over the largest value.
+
+    Raises:
+        NetworkError: one of them gives nothing.
+    """
+    kind, runtime = network.info.kind, network.info.runtime
     for shape in shapes:
         batch, expected = _expected(reference, kind, shape)
         try:
@@ -82,13 +100,7 @@ def compare(network: Network, reference: Reference, shapes: Sequence[tuple[int, 
         except VideoError as error:
             raise NetworkError(f"{runtime} does not do what {reference.name} does: {error.detail}") from error
         for name, wanted, given in zip(CONTRACTS[kind].outputs, expected, found, strict=True):
-            difference = relative_difference(wanted, given)
-            if not difference <= most:
-                raise NetworkError(
-                    f"{runtime} gives another {name} than {reference.name}, for a {kind} input of "
-                    f"{'x'.join(map(str, batch.shape))}: by {difference:.1e} of its largest value; accepted: "
-                    f"{most:.0e}; it is not used; give {reference.instead}"
-                )
+            yield name, tuple(batch.shape), relative_difference(wanted, given)
 
 
 def _expected(reference: Reference, kind: str, shape: tuple[int, ...]) -> tuple[Tensor, Sequence[Tensor]]:

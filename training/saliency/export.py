@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -10,19 +11,40 @@ from torch import Tensor
 
 from f2f.engine.errors import F2FError, UsageError
 from f2f.training.card import NetworkCard
-from f2f.training.export import CONTRACTS, PARITY, Runner, check_difference, export_network, onnx_runner, trial_input
+from f2f.training.export import (
+    CONTRACTS,
+    PARITY,
+    OnVerdict,
+    Runner,
+    check_difference,
+    export_network,
+    in_precision,
+    onnx_runner,
+    trial_input,
+)
+from f2f.training.options import PrecisionOptions
 from f2f.training.saliency.files import own_theta_b, read_saliency
 from f2f.training.saliency.options import SaliencyExport
 from f2f.training.saliency.released import After, Before, Released, joined, read_released
 
 
-def export_saliency(options: SaliencyExport) -> Path:
+def export_saliency(options: SaliencyExport, on_verdict: OnVerdict = lambda _: None) -> Path:
     """Write the network that the options name; nothing is written unless it agrees with what it was made of.
 
     Raises:
         UsageError: it is missing, or something else.
         F2FError: the file would differ.
     """
+    precision = PrecisionOptions(half=options.half)
+
+    def write(out: Path) -> Path:
+        return _write(replace(options, out=out))
+
+    return in_precision("saliency", precision, write, options.out, on_verdict)
+
+
+def _write(options: SaliencyExport) -> Path:
+    """In float32."""
     if options.onnx is not None:
         return _export_released(options, options.onnx)
     assert options.checkpoint is not None

@@ -124,6 +124,9 @@ class SaliencyExport:
     theta_b: float | None = None
     """saliency below which a pixel of no class is background, 0..1; stored as the network's default (default: that at
     which at most 4 % of the held-out objects were lost in training; of --onnx none, which means 0.12)"""
+    half: bool = False
+    """convolutions in float16, for GPUs, where that changes little of what the network says of generated frames; else
+    it stays in float32, and the reason is told. Images and maps are float32 in any case"""
     engine: bool = False
     """also build a TensorRT engine, OUT with the suffix .engine, for the GPU of this machine (needs f2f[gpu])"""
     engines: EngineOptions = field(default_factory=EngineOptions)
