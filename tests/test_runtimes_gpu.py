@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 
+from f2f.engine.errors import NetworkError
 from f2f.engine.options import EngineOptions, RuntimeOptions
-from f2f.engine.runtimes.network import Network
+from f2f.engine.runtimes.network import Kind, Network
 from f2f.engine.runtimes.onnx_cuda import onnx_cuda_obstacle
-from f2f.engine.runtimes.open import open_network
-from f2f.engine.runtimes.parity import FLOAT32_TOLERANCE
+from f2f.engine.runtimes.open import bundled, open_network
+from f2f.engine.runtimes.parity import FLOAT32_TOLERANCE, REDUCED_TOLERANCE
+from f2f.engine.runtimes.tensorrt_graph import MIXED_SAMPLING_FROM
 from f2f.engine.runtimes.trial import relative_difference, trial_input
+from f2f.training.float16 import write_float16
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 SHAPES = {
@@ -33,14 +37,18 @@ def options(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     return RuntimeOptions(runtime=request.param, engines=engines)
 
 
-def opened(kind: str, options: RuntimeOptions) -> Network:
-    return open_network("demo", kind, options)  # type: ignore[arg-type]
+def opened(kind: Kind, options: RuntimeOptions, name: str = "demo") -> Network:
+    return open_network(name, kind, options)
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", ["classifier", "flow"])
-def test_it_gives_what_the_cpu_gives(kind: str, options: RuntimeOptions) -> None:
-    network, plain = opened(kind, options), opened(kind, RuntimeOptions(runtime="onnxruntime-cpu"))
+@pytest.mark.parametrize(("kind", "half"), [("classifier", False), ("classifier", True), ("flow", False)])
+def test_it_gives_what_the_cpu_gives(kind: Kind, half: bool, options: RuntimeOptions, tmp_path: Path) -> None:
+    network, most = opened(kind, options), FLOAT32_TOLERANCE
+    if half:
+        write_float16(bundled(kind), tmp_path / "half.onnx")
+        network, most = opened(kind, options, str(tmp_path / "half.onnx")), REDUCED_TOLERANCE
+    plain = opened(kind, RuntimeOptions(runtime="onnxruntime-cpu"))
     for _ in range(3):  # as it is, captured, replayed
         for shape in SHAPES[kind]:
             batch = trial_input(shape).contiguous()
@@ -48,7 +56,21 @@ def test_it_gives_what_the_cpu_gives(kind: str, options: RuntimeOptions) -> None
             for place in (batch, batch.cuda()):
                 for given, expected in zip(network(place), wanted, strict=True):
                     assert given.device == place.device
-                    assert relative_difference(expected, given.cpu()) <= FLOAT32_TOLERANCE
+                    assert relative_difference(expected, given.cpu()) <= most
+
+
+@pytest.mark.timeout(900)
+def test_flow_in_float16(options: RuntimeOptions, tmp_path: Path) -> None:
+    """Right, or refused: TensorRT from 10.14.1 samples wrongly beside float16."""
+    half = tmp_path / "half.onnx"
+    write_float16(bundled("flow"), half)
+    plain, batch = opened("flow", RuntimeOptions(runtime="onnxruntime-cpu")), trial_input(SHAPES["flow"][0])
+    if options.runtime == "tensorrt" and tuple(map(int, version("tensorrt").split(".")[:3])) >= MIXED_SAMPLING_FROM:
+        with pytest.raises(NetworkError, match="samples in float32 within a network in float16"):
+            opened("flow", options, str(half))
+    else:
+        (found,) = opened("flow", options, str(half))(batch)
+        assert relative_difference(plain(batch)[0], found) <= REDUCED_TOLERANCE
 
 
 @pytest.mark.timeout(900)
