@@ -186,6 +186,19 @@ def test_sampling_in_float32_within_float16() -> None:
     assert list(graph_problems(sampling(18, "bilinear"), VERSION)) == []
 
 
+@pytest.mark.parametrize(("integer", "accepted"), [(np.int8, True), (np.uint8, False)])
+def test_unsigned_8_bits_are_for_cpus(integer: type[np.integer[Any]], accepted: bool) -> None:
+    constants = [numpy_helper.from_array(np.array(0.1, np.float32), "scale")]
+    constants.append(numpy_helper.from_array(np.array(0, integer), "zero"))
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+    ]
+    problems = list(graph_problems(graph_of(*nodes, constants=constants), VERSION))
+    assert len(problems) == (0 if accepted else 2)
+    assert all("rounds to unsigned 8 bits, as --int8 does for CPUs" in problem for problem in problems)
+
+
 def test_a_sampling_in_a_branch_is_found() -> None:
     inner = helper.make_node("GridSample", ["x", "grid"], ["z"], mode="linear")
     branch = helper.make_graph([inner], "branch", [], [_value("z", ["a", "b", "c", "d"])])

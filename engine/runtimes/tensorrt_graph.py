@@ -76,6 +76,8 @@ def _node_problems(node: NodeProto, opset: int, graph: OnnxGraph, version: tuple
         yield "TensorRT has no such operator"
     elif node.op_type == "GridSample":
         yield from _sampling_problems(node, opset, graph, version)
+    elif node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+        yield from _rounding_problems(node, graph)
     else:
         yield from _limit_problems(node)
         yield from _constant_problems(node, graph)
@@ -91,6 +93,12 @@ def _sampling_problems(node: NodeProto, opset: int, graph: OnnxGraph, version: t
         yield "it samples in bfloat16 (accepted: all in float32)"
     elif graph.reduced and graph.types.get(node.input[0]) != TensorProto.FLOAT16 and version >= MIXED_SAMPLING_FROM:
         yield "it samples in float32 within a network in float16, and gives wrong values (accepted: all in float32)"
+
+
+def _rounding_problems(node: NodeProto, graph: OnnxGraph) -> Iterator[str]:
+    rounded = node.output[0] if node.op_type == "QuantizeLinear" else node.input[0]
+    if graph.types.get(rounded) == TensorProto.UINT8:
+        yield "it rounds to unsigned 8 bits, as --int8 does for CPUs (accepted: signed ones around 0; on GPUs --half)"
 
 
 def _constant_problems(node: NodeProto, graph: OnnxGraph) -> Iterator[str]:
