@@ -274,9 +274,9 @@ class RuntimeOptions:
     runtime: Literal["auto", "onnxruntime", "onnxruntime-cpu", "onnxruntime-cuda", "openvino", "tensorrt", "torch"] = (
         "auto"
     )
-    """what runs the networks (auto: for .onnx ONNX Runtime, on the GPU where that works, and OpenVINO on CPUs where it
-    is installed and was measured to be quicker; torch for .pt2; TensorRT for .engine); tensorrt builds an engine of an
-    .onnx on first use"""
+    """what runs the networks (auto: for .onnx ONNX Runtime, on the GPU where that works; OpenVINO on CPUs where it is
+    installed, and TensorRT on GPUs where an engine of the network was built before, if measured to be quicker; torch
+    for .pt2; TensorRT for .engine); tensorrt builds an engine of an .onnx on first use"""
     threads: int = 0
     """threads of the networks and kernels (0: one per core)"""
     trust_code: bool = False

@@ -23,8 +23,9 @@ from f2f.engine.classify import Classifier, to_tensor
 from f2f.engine.errors import NetworkError, UsageError
 from f2f.engine.flow import NetworkFlow
 from f2f.engine.options import RuntimeOptions
-from f2f.engine.runtimes.cpu_choice import LEAST_GAIN, openvino_version
+from f2f.engine.runtimes.cpu_choice import openvino_version
 from f2f.engine.runtimes.cuda import gpu_obstacle
+from f2f.engine.runtimes.kept_choice import LEAST_GAIN
 from f2f.engine.runtimes.network import CONTRACTS, Kind, Network
 from f2f.engine.runtimes.onnx_graph import fixed_axes, is_reduced
 from f2f.engine.runtimes.onnx_runtime import OnnxNetwork

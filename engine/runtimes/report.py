@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from f2f.engine.errors import F2FError, UsageError
 from f2f.engine.options import RuntimeOptions
 from f2f.engine.runtimes import cuda
-from f2f.engine.runtimes.cpu_choice import LEAST_GAIN, open_on_cpu, openvino_version
+from f2f.engine.runtimes.cpu_choice import open_on_cpu, openvino_version
+from f2f.engine.runtimes.kept_choice import LEAST_GAIN
 from f2f.engine.runtimes.onnx_cuda import onnx_cuda_obstacle, open_onnx_cuda
 from f2f.engine.runtimes.onnx_runtime import OnnxNetwork, import_onnxruntime
 from f2f.engine.runtimes.open import bundled
@@ -92,5 +93,8 @@ def _openvino(consider: bool) -> RuntimeState:
 def _tensorrt() -> RuntimeState:
     obstacle = tensorrt_obstacle()
     version = "" if obstacle else load_tensorrt().__version__
-    why = obstacle or "with --runtime tensorrt; checked against the CPU when an engine is built and opened"
+    why = obstacle or (
+        "with --runtime tensorrt, and where an engine is at hand that is quicker; checked against the CPU when it is "
+        "built and opened"
+    )
     return RuntimeState("tensorrt", version, not obstacle, "" if obstacle else ".engine", why)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from onnx import ModelProto
 
@@ -20,7 +21,7 @@ from f2f.engine.runtimes.network import CONTRACTS, Kind, Network, NetworkInfo, c
 from f2f.engine.runtimes.onnx_graph import fixed_axes, read_graph
 from f2f.engine.runtimes.parity import check_outputs, small_trials
 from f2f.engine.runtimes.telling import tell
-from f2f.engine.runtimes.tensorrt_api import TensorRT, load_tensorrt, version_numbers
+from f2f.engine.runtimes.tensorrt_api import TensorRT, load_tensorrt, tensorrt_obstacle, version_numbers
 from f2f.engine.runtimes.tensorrt_build import build_plan
 from f2f.engine.runtimes.tensorrt_cache import EngineCache, EngineFile, facts_of, read_engine_file, write_engine_file
 from f2f.engine.runtimes.tensorrt_graph import check_graph
@@ -45,6 +46,19 @@ def open_tensorrt(path: Path, kind: Kind, options: RuntimeOptions) -> Network:
         network = _run_engine(trt, engine, source, queue)
         source.check(network, _trials(engine, source, thorough=options.trust_code))
     return network
+
+
+def engine_at_hand(path: Path, kind: Kind, options: RuntimeOptions) -> EngineFile | None:
+    """The engine that `open_tensorrt` would take for an .onnx without building one.
+
+    Raises:
+        NetworkError: the file breaks its contract.
+    """
+    if tensorrt_obstacle():
+        return None
+    source = _Source.read(path, kind)
+    facts = _facts(load_tensorrt(), source, options.engines, cuda.open_queue())
+    return EngineCache(options.engines).read(facts, trust_code=options.trust_code)[0]
 
 
 def refuse_without_tensorrt(out: Path) -> None:
@@ -99,9 +113,7 @@ def _built(
 ) -> tuple[EngineFile, TensorRtNetwork | None]:
     """The engine from the cache, or a new one, kept there; the network where it had to be opened to be checked."""
     check_graph(source.model, source.path, version_numbers(trt.__version__))
-    profiles = profiles_of(source.kind, source.info.size_multiple, options, fixed_axes(source.model))
-    facts = facts_of(source.graph, profiles, trt.__version__, queue.gpu)
-    cache = EngineCache(options)
+    facts, cache = _facts(trt, source, options, queue), EngineCache(options)
     found, _ = cache.read(facts, trust_code=trust_code)
     if found is not None:
         return found, None
@@ -112,6 +124,11 @@ def _built(
         if why:
             tell(f"{why}; the engine is built anew")
         return _build(trt, source, facts, cache, queue)
+
+
+def _facts(trt: TensorRT, source: _Source, options: EngineOptions, queue: Queue) -> dict[str, Any]:
+    profiles = profiles_of(source.kind, source.info.size_multiple, options, fixed_axes(source.model))
+    return facts_of(source.graph, profiles, trt.__version__, queue.gpu)
 
 
 def _build(
