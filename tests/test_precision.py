@@ -20,7 +20,7 @@ from onnxruntime import InferenceSession
 
 from f2f.engine.classify import to_tensor
 from f2f.engine.cli import main
-from f2f.engine.errors import UsageError
+from f2f.engine.errors import NetworkError, UsageError
 from f2f.engine.options import RuntimeOptions
 from f2f.engine.runtimes.network import Kind
 from f2f.engine.runtimes.onnx_graph import OnnxGraph
@@ -32,6 +32,8 @@ from f2f.training.float16 import write_float16
 from f2f.training.options import ClassifierExport, FlowExport, PrecisionOptions
 from f2f.training.precision import PrecisionVerdict, reduce_precision
 from f2f.training.stored import narrow_convolutions
+
+HALF = PrecisionOptions(half=True)
 
 
 @pytest.fixture(scope="module")
@@ -166,13 +168,15 @@ def test_wrong_usage(videos: Path, tmp_path: Path) -> None:
         reduce_precision(bundled("classifier"), "classifier", few, tmp_path / "o.onnx")
     with pytest.raises(UsageError, match=r"--int8 is for \.onnx files; o\.pt2 is not"):
         reduce_precision(bundled("classifier"), "classifier", few, tmp_path / "o.pt2")
+    (tmp_path / "broken.onnx").write_bytes(b"no network")
+    for wrong, words in ((tmp_path / "broken.onnx", "cannot be opened"), (bundled("flow"), "is a flow network")):
+        for options in (few, HALF):
+            with pytest.raises(NetworkError, match=words):
+                reduce_precision(wrong, "classifier", options, tmp_path / "o.onnx")
     assert not (tmp_path / "o.onnx").exists()
 
 
 # ---- float16
-
-
-HALF = PrecisionOptions(half=True)
 
 
 def convolutions_in_float16(path: Path) -> dict[str, bool]:

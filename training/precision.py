@@ -111,11 +111,12 @@ def reduce_precision(network: Path, kind: Kind, options: PrecisionOptions, out: 
     """Write `network`, an exported `.onnx` in float32, to `out`: in less where that passes, else as it is.
 
     Raises:
-        UsageError: the source has too few clips, or the file is no such network.
+        UsageError: the source has too few clips, or the file is not in float32.
+        NetworkError: it is no network, or of another kind.
     """
     form: Form = "int8" if options.int8 else "float16"
     need_onnx(options, network, out)
-    _need_float32(options, network)
+    _need_float32(options, network, kind)
     clips = _enough(clips_of(options)) if options.calibrate else []
     with TemporaryDirectory() as folder:
         smaller = Path(folder) / f"{form}.onnx"
@@ -145,7 +146,8 @@ def need_onnx(options: PrecisionOptions, *files: Path) -> None:
         )
 
 
-def _need_float32(options: PrecisionOptions, network: Path) -> None:
+def _need_float32(options: PrecisionOptions, network: Path, kind: Kind) -> None:
+    OnnxNetwork(network, kind, RuntimeOptions())  # refuses what is no such network
     if is_reduced(onnx.load(network)):
         raise UsageError(
             f"{_flag(options)} is for networks in float32; {network.name} computes in less already; give the one that "
