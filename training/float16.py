@@ -106,9 +106,10 @@ class _Halving:
     def _drop_unused(self) -> None:
         """Leave out the weights that nobody reads in float32 any more, and what only named them."""
         graph = self.model.graph
-        used = {name for node in graph.node for name in _reads(node)} | {one.name for one in graph.output}
+        outputs = {one.name for one in graph.output}
+        used = outputs.union(*map(_reads, graph.node))
         nodes = [node for node in graph.node if node.output[0] in used or node.output[0] not in self._weights]
-        used |= {name for node in nodes for name in _reads(node)}
+        used = outputs.union(*map(_reads, nodes))
         weights = [one for one in graph.initializer if one.name in used]
         del graph.node[:], graph.initializer[:]
         graph.node.extend(nodes)
