@@ -14,9 +14,10 @@ export PYTHONSAFEPATH = 1
 demo: setup
 	$(BIN)/f2f demo --out out/demo
 
-# A file's tests stay in one process: they share fixtures. In order, one by one: .venv/bin/pytest.
+# A file's tests stay in one process: they share fixtures. One that ends its process ends all, and is named: in another
+# process pytest-xdist 3.8 would wait for ever. In order, one by one: .venv/bin/pytest.
 test: setup
-	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --max-worker-restart 0
 
 lint: setup
 	$(BIN)/ruff check .

@@ -9,15 +9,18 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from material import CLASSES, Setup, TinyNetworks, contents, crawl, flags, start_f2f
+from ray_run import label_while_a_node_is_killed
 
 from f2f.engine import MachineError, Progress, RunMismatchError, UsageError, label, read_summary
 from f2f.engine.files import make_folder
@@ -278,30 +281,10 @@ def test_array_jobs_at_the_same_time(options: LabelOptions, networks: TinyNetwor
 # ---- Ray
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[object]:
-    """A Ray cluster of a head without cores and two nodes with one each, as processes of this machine."""
-    utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed")
-    cluster = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    try:
-        yield cluster
-    finally:
-        cluster.shutdown()
-
-
-def test_ray_with_a_node_that_is_killed(cluster: object, options: LabelOptions, alone: dict[str, bytes]) -> None:
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]  # type: ignore[attr-defined]
-    cluster.wait_for_nodes()  # type: ignore[attr-defined]
-    killed: list[object] = []
-
-    def kill_a_node(progress: Progress) -> None:
-        if progress.committed_shards and not killed:
-            killed.append(nodes.pop())
-            cluster.remove_node(killed[0], allow_graceful=False)  # type: ignore[attr-defined]
-
-    spread = SpreadOptions(ray=cluster.address)  # type: ignore[attr-defined]
-    assert label(replace(options, spread=spread), kill_a_node).ok == len(NAMES)
-    assert killed
+def test_ray_with_a_node_that_is_killed(options: LabelOptions, alone: dict[str, bytes]) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    with ProcessPoolExecutor(1, get_context("spawn")) as apart:
+        assert apart.submit(label_while_a_node_is_killed, options).result() == (len(NAMES), 1)
     assert contents(options.out) == alone
 
 

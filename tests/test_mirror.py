@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -38,8 +39,10 @@ def served() -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def url(served: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An empty place at the server."""
+def url(served: S3Server, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty place at the server; the work folder is this test's own."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("work")))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # is asked for anew
     monkeypatch.setattr(mirror, "PAUSE_SECONDS", 0.01)
     yield "s3://masks/run"
     served.fault = lambda _method, _path: ""
@@ -47,7 +50,6 @@ def url(served: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     system.invalidate_cache()
     for name in system.find("masks"):
         system.rm_file(name)
-    shutil.rmtree(work_folder("s3://masks/run"), ignore_errors=True)
 
 
 @pytest.fixture(params=["voc", "webdataset"])
