@@ -7,9 +7,11 @@ import logging
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from material import CLASSES, TinyNetworks, crawl, flags, records
+from onnxruntime import InferenceSession
 from torch import Tensor
 
 from f2f.engine.cli import main
@@ -20,9 +22,12 @@ from f2f.engine.runtimes.cpu_choice import open_on_cpu
 from f2f.engine.runtimes.network import Kind, Network
 from f2f.engine.runtimes.onnx_runtime import OnnxNetwork
 from f2f.engine.runtimes.open import bundled
-from f2f.engine.runtimes.openvino_runtime import OpenVinoNetwork, open_openvino
+from f2f.engine.runtimes.openvino_runtime import OpenVinoNetwork, open_openvino, round_late
 from f2f.engine.runtimes.report import runtime_report
-from f2f.engine.runtimes.trial import relative_difference, trial_input
+from f2f.engine.runtimes.trial import mean_difference, relative_difference, trial_input
+from f2f.training.clips import clips_of
+from f2f.training.int8 import write_int8
+from f2f.training.options import PrecisionOptions
 
 ONE = RuntimeOptions(threads=1)
 
@@ -84,6 +89,67 @@ def test_other_numbers_are_refused(networks: TinyNetworks, monkeypatch: pytest.M
     monkeypatch.setattr("f2f.engine.runtimes.openvino_runtime.OpenVinoNetwork", Wrong)
     with pytest.raises(NetworkError, match=r"gives another cam than ONNX Runtime .* it is not used"):
         open_openvino(networks.classifier, "classifier", ONE)
+
+
+# ---- flow in 8 bits
+
+
+@pytest.fixture(scope="module")
+def coarse_flow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled flow network in 8 bits."""
+    folder = tmp_path_factory.mktemp("coarse")
+    source = crawl(folder / "videos", *(f"{query}/{number}.mp4" for query in CLASSES for number in range(2)))
+    options = PrecisionOptions(int8=True, calibrate=str(source), calibrate_clips=4, calibrate_max_side=96)
+    write_int8(bundled("flow"), "flow", clips_of(options), folder / "flow.onnx")
+    return folder / "flow.onnx"
+
+
+def flow_of(model: onnx.ModelProto, batch: Tensor) -> Tensor:
+    (flow,) = InferenceSession(model.SerializeToString()).run(None, {"frames": batch.numpy()})
+    return torch.from_numpy(flow)
+
+
+def test_what_is_rounded_behind_a_leaky_relu_is_not_rounded_before_it(coarse_flow: Path) -> None:
+    twice, once = onnx.load(coarse_flow), onnx.load(coarse_flow)
+    assert round_late(once)
+    source = {output: node.op_type for node in once.graph.node for output in node.output}
+    leaky = [node for node in once.graph.node if node.op_type == "LeakyRelu"]
+    assert len(leaky) > 40
+    assert not [node.name for node in leaky if source[node.input[0]] == "DequantizeLinear"]
+    inputs = [[node.input[0] for node in model.graph.node if node.op_type == "Conv"] for model in (twice, once)]
+    assert inputs[0] == inputs[1], "convolutions see 8 bits as before"
+    assert not round_late(once)
+    assert not round_late(onnx.load(bundled("flow")))
+    batch = trial_input((1, 3, 3, 192, 256))
+    exact = flow_of(onnx.load(bundled("flow")), batch)
+    assert mean_difference(exact, flow_of(once, batch)) < mean_difference(exact, flow_of(twice, batch))
+
+
+def test_flow_in_8_bits(coarse_flow: Path) -> None:
+    batch = trial_input((1, 3, 3, 97, 131))
+    (exact,) = OnnxNetwork(bundled("flow"), "flow", ONE)(batch)
+    (flow,) = open_openvino(coarse_flow, "flow", ONE)(batch)
+    assert 0 < mean_difference(exact, flow) < 0.15
+
+
+def test_flow_in_8_bits_that_is_another_flow_is_refused(coarse_flow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Longer(OpenVinoNetwork):
+        def __call__(self, batch: Tensor) -> tuple[Tensor, ...]:
+            return tuple(1.1 * flow for flow in super().__call__(batch))
+
+    monkeypatch.setattr("f2f.engine.runtimes.openvino_runtime.OpenVinoNetwork", Longer)
+    with pytest.raises(
+        NetworkError, match=r"gives another flow than ONNX Runtime .* of its mean size; accepted: 3e-02"
+    ):
+        open_openvino(coarse_flow, "flow", ONE)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (0, 3)])
+def test_the_mean_of_a_difference(shape: tuple[int, int]) -> None:
+    one = torch.full(shape, -2.0)
+    assert mean_difference(one, one + 0.5) == (0.25 if one.numel() else 0.0)
+    assert mean_difference(one, one[:, :2]) == float("inf")
+    assert not mean_difference(one, one * float("nan")) <= 1 or not one.numel(), "no number is no small difference"
 
 
 # ---- what auto takes on a CPU

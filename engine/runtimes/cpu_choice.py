@@ -20,7 +20,7 @@ from f2f.engine.runtimes.onnx_runtime import OnnxNetwork, import_onnxruntime
 from f2f.engine.runtimes.openvino_runtime import OpenVinoNetwork, open_openvino
 from f2f.engine.runtimes.trial import times_as_fast, trial_input
 
-_TRIALS = {4: (2, 3, 240, 320), 5: (1, 3, 3, 192, 256)}
+_TRIALS = {4: (2, 3, 240, 320), 5: (1, 5, 3, 240, 320)}
 """rank of a network's input -> shape that is timed"""
 
 

@@ -36,8 +36,12 @@ def metadata_of(model: ModelProto) -> dict[str, str]:
 
 def is_reduced(model: ModelProto) -> bool:
     """Whether any of a graph is computed in less than float32."""
-    graph = OnnxGraph.of(model)
-    return graph.reduced or any(node.op_type == "QuantizeLinear" for node in graph.nodes)
+    return OnnxGraph.of(model).reduced or is_quantised(model)
+
+
+def is_quantised(model: ModelProto) -> bool:
+    """Whether any of a graph is computed in 8 bits."""
+    return any(node.op_type == "QuantizeLinear" for node in OnnxGraph.of(model).nodes)
 
 
 def fixed_axes(model: ModelProto) -> tuple[int | None, ...]:

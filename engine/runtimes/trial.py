@@ -36,6 +36,15 @@ def relative_difference(expected: Tensor, given: Tensor) -> float:
     return float((expected - given).abs().max() / expected.abs().max().clamp_min(1e-12))
 
 
+def mean_difference(expected: Tensor, given: Tensor) -> float:
+    """Mean absolute difference over the mean absolute value; inf where shapes differ."""
+    if expected.shape != given.shape:
+        return float("inf")
+    if not expected.numel():
+        return 0.0
+    return float((expected - given).abs().mean() / expected.abs().mean().clamp_min(1e-12))
+
+
 def times_as_fast(plain: Callable[[Tensor], object], other: Callable[[Tensor], object], batch: Tensor) -> float:
     """How many times as fast as `plain` the other one runs a batch: medians, by turns, after a call that prepares."""
     seconds: tuple[list[float], list[float]] = [], []
