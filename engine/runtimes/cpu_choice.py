@@ -22,6 +22,8 @@ from f2f.engine.runtimes.trial import times_as_fast, trial_input
 
 _TRIALS = {4: (2, 3, 240, 320), 5: (1, 5, 3, 240, 320)}
 """rank of a network's input -> shape that is timed"""
+_TRIAL = "flow in 8 bits rounded once, compared by its mean; 5 frames"
+"""what a choice depends on besides versions: other words where networks are read, compared or timed in another way"""
 
 
 def open_here(path: Path, kind: Kind, options: RuntimeOptions) -> Network:
@@ -34,7 +36,7 @@ def open_here(path: Path, kind: Kind, options: RuntimeOptions) -> Network:
 def open_on_cpu(path: Path, kind: Kind, options: RuntimeOptions) -> Network:
     """By OpenVINO, which is installed, where that agrees and is quicker, else by ONNX Runtime."""
     versions = import_onnxruntime().__version__, openvino_version()
-    kept = KeptChoice(path, *versions, _processor(), options.thread_count)
+    kept = KeptChoice(path, *versions, _processor(), options.thread_count, _TRIAL)
     choice = kept.read("openvino")
     if choice:
         return OpenVinoNetwork(path, kind, options) if choice == "openvino" else OnnxNetwork(path, kind, options)
