@@ -29,20 +29,20 @@ def _count(shape: Sequence[int]) -> int:
 
 def relative_difference(expected: Tensor, given: Tensor) -> float:
     """Largest absolute difference over the largest absolute value; inf where shapes differ."""
-    if expected.shape != given.shape:
-        return float("inf")
-    if not expected.numel():
-        return 0.0
-    return float((expected - given).abs().max() / expected.abs().max().clamp_min(1e-12))
+    return _difference(expected, given, torch.amax)
 
 
 def mean_difference(expected: Tensor, given: Tensor) -> float:
     """Mean absolute difference over the mean absolute value; inf where shapes differ."""
+    return _difference(expected, given, torch.mean)
+
+
+def _difference(expected: Tensor, given: Tensor, size: Callable[[Tensor], Tensor]) -> float:
     if expected.shape != given.shape:
         return float("inf")
     if not expected.numel():
         return 0.0
-    return float((expected - given).abs().mean() / expected.abs().mean().clamp_min(1e-12))
+    return float(size((expected - given).abs()) / size(expected.abs()).clamp_min(1e-12))
 
 
 def times_as_fast(plain: Callable[[Tensor], object], other: Callable[[Tensor], object], batch: Tensor) -> float:
