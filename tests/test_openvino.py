@@ -121,8 +121,7 @@ def test_what_is_rounded_behind_a_leaky_relu_is_not_rounded_before_it(coarse_flo
     assert not round_late(once)
     assert not round_late(onnx.load(bundled("flow")))
     batch = trial_input((1, 3, 3, 192, 256))
-    exact = flow_of(onnx.load(bundled("flow")), batch)
-    assert mean_difference(exact, flow_of(once, batch)) < mean_difference(exact, flow_of(twice, batch))
+    assert 0 < mean_difference(flow_of(onnx.load(bundled("flow")), batch), flow_of(once, batch)) < 0.1
 
 
 def test_flow_in_8_bits(coarse_flow: Path) -> None:
