@@ -1,6 +1,6 @@
 """A run on a Ray cluster of this machine, to be called in a process of its own.
 
-Ray's threads outlive `ray.shutdown()`, and end their process when they have not heard of the cluster for a minute.
+Ray's threads outlive `ray.shutdown()`, and may end their process once the cluster is gone.
 """
 
 from __future__ import annotations

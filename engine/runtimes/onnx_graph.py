@@ -36,12 +36,13 @@ def metadata_of(model: ModelProto) -> dict[str, str]:
 
 def is_reduced(model: ModelProto) -> bool:
     """Whether any of a graph is computed in less than float32."""
-    return OnnxGraph.of(model).reduced or is_quantised(model)
+    graph = OnnxGraph.of(model)
+    return graph.reduced or graph.quantised
 
 
 def is_quantised(model: ModelProto) -> bool:
     """Whether any of a graph is computed in 8 bits."""
-    return any(node.op_type == "QuantizeLinear" for node in OnnxGraph.of(model).nodes)
+    return OnnxGraph.of(model).quantised
 
 
 def fixed_axes(model: ModelProto) -> tuple[int | None, ...]:
@@ -76,6 +77,11 @@ class OnnxGraph:
     def reduced(self) -> bool:
         """Whether a tensor is in float16 or bfloat16."""
         return not _REDUCED.isdisjoint(self.types.values())
+
+    @property
+    def quantised(self) -> bool:
+        """Whether a tensor is in 8 bits."""
+        return any(node.op_type == "QuantizeLinear" for node in self.nodes)
 
     def _add(self, graph: GraphProto) -> None:
         for value in (*graph.input, *graph.output, *graph.value_info):
