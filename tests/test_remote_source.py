@@ -10,6 +10,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,6 +194,16 @@ def test_places() -> None:
 # ---- how it gets here
 
 
+def sizes_of_copies(cache: Path) -> dict[str, int]:
+    """Name and bytes of every copy that is there; files and folders may vanish while this looks."""
+    sizes = {}
+    with suppress(FileNotFoundError):  # a folder is gone
+        for path in cache.glob("f2f-cache-*/*"):
+            with suppress(FileNotFoundError):  # a copy is gone
+                sizes[path.name] = path.stat().st_size
+    return sizes
+
+
 def test_copies_are_bounded_and_removed(memory: str, videos: Path, tmp_path: Path) -> None:
     data = (videos / "red/a.mp4").read_bytes()
     rows = [row(put(f"{memory}/{number}.mp4", data)) for number in range(6)]
@@ -201,12 +212,7 @@ def test_copies_are_bounded_and_removed(memory: str, videos: Path, tmp_path: Pat
     def watch() -> None:
         nonlocal most
         while not done.wait(0.001):
-            sizes = {}
-            for path in (tmp_path / "cache").glob("f2f-cache-*/*"):
-                try:
-                    sizes[path.name] = path.stat().st_size
-                except FileNotFoundError:
-                    continue
+            sizes = sizes_of_copies(tmp_path / "cache")
             seen.update(sizes)
             most = max(most, sum(sizes.values()))
 
