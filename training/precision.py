@@ -29,6 +29,7 @@ from f2f.engine.runtimes.kept_choice import LEAST_GAIN
 from f2f.engine.runtimes.network import CONTRACTS, Kind, Network
 from f2f.engine.runtimes.onnx_graph import fixed_axes, is_reduced
 from f2f.engine.runtimes.onnx_runtime import OnnxNetwork
+from f2f.engine.runtimes.onnx_sections import open_on_onnxruntime
 from f2f.engine.runtimes.open import open_network
 from f2f.engine.runtimes.parity import Reference, differences, small_trials
 from f2f.engine.runtimes.trial import times_as_fast, trial_input
@@ -170,7 +171,7 @@ def _enough(clips: list[Clip]) -> list[Clip]:
 
 def judge(network: Path, smaller: Path, kind: Kind, form: Form, clips: Sequence[Clip]) -> PrecisionVerdict:
     """What less than float32 changes; both files keep the contract."""
-    whole, reduced = (OnnxNetwork(path, kind, RuntimeOptions()) for path in (network, smaller))
+    whole, reduced = (open_on_onnxruntime(path, kind, RuntimeOptions()) for path in (network, smaller))
     agree, iou, increase = 1.0, 1.0, 0.0
     if kind == "classifier" and clips:
         agree, iou = _classifier_changes(Classifier(whole), Classifier(reduced), clips)

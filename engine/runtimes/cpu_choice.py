@@ -16,13 +16,14 @@ from f2f.engine.runtimes.cuda import gpu_obstacle
 from f2f.engine.runtimes.gpu_choice import open_on_gpu
 from f2f.engine.runtimes.kept_choice import KeptChoice
 from f2f.engine.runtimes.network import CONTRACTS, Kind, Network
-from f2f.engine.runtimes.onnx_runtime import OnnxNetwork, import_onnxruntime
+from f2f.engine.runtimes.onnx_runtime import import_onnxruntime
+from f2f.engine.runtimes.onnx_sections import open_on_onnxruntime
 from f2f.engine.runtimes.openvino_runtime import OpenVinoNetwork, open_openvino
 from f2f.engine.runtimes.trial import times_as_fast, trial_input
 
 _TRIALS = {4: (2, 3, 240, 320), 5: (1, 5, 3, 240, 320)}
 """rank of a network's input -> shape that is timed"""
-_TRIAL = "flow in 8 bits rounded once, compared by its mean; 5 frames"
+_TRIAL = "cost volumes in C++; flow in 8 bits rounded once, compared by its mean; 5 frames"
 """what a choice depends on besides versions: other words where networks are read, compared or timed in another way"""
 
 
@@ -30,7 +31,7 @@ def open_here(path: Path, kind: Kind, options: RuntimeOptions) -> Network:
     """An `.onnx` file on the GPU where there is one that works, else on the CPU; by what is quickest there."""
     if not gpu_obstacle():
         return open_on_gpu(path, kind, options)
-    return open_on_cpu(path, kind, options) if openvino_version() else OnnxNetwork(path, kind, options)
+    return open_on_cpu(path, kind, options) if openvino_version() else open_on_onnxruntime(path, kind, options)
 
 
 def open_on_cpu(path: Path, kind: Kind, options: RuntimeOptions) -> Network:
@@ -39,8 +40,10 @@ def open_on_cpu(path: Path, kind: Kind, options: RuntimeOptions) -> Network:
     kept = KeptChoice(path, *versions, _processor(), options.thread_count, _TRIAL)
     choice = kept.read("openvino")
     if choice:
-        return OpenVinoNetwork(path, kind, options) if choice == "openvino" else OnnxNetwork(path, kind, options)
-    plain: Network = OnnxNetwork(path, kind, options)  # a file that is at fault is refused here
+        return (
+            OpenVinoNetwork(path, kind, options) if choice == "openvino" else open_on_onnxruntime(path, kind, options)
+        )
+    plain: Network = open_on_onnxruntime(path, kind, options)  # a file that is at fault is refused here
     try:
         other = open_openvino(path, kind, options)
     except F2FError as error:

@@ -20,7 +20,8 @@ from f2f.engine.options import RuntimeOptions
 from f2f.engine.runtimes import cuda
 from f2f.engine.runtimes.cuda import Queue, address, gpu_errors, upload
 from f2f.engine.runtimes.network import CONTRACTS, Kind, Network, check_tensors, network_failure, parse_info
-from f2f.engine.runtimes.onnx_runtime import CPU_PROVIDER, OnnxNetwork, import_onnxruntime, open_session
+from f2f.engine.runtimes.onnx_runtime import CPU_PROVIDER, import_onnxruntime, open_session
+from f2f.engine.runtimes.onnx_sections import open_on_onnxruntime
 from f2f.engine.runtimes.parity import check_outputs, small_trials
 from f2f.engine.runtimes.telling import note, tell_once
 
@@ -167,18 +168,18 @@ def provider_options(queue: Queue, *, graphs: bool) -> dict[str, str]:
 def open_onnx(path: Path, kind: Kind, options: RuntimeOptions) -> Network:
     """On the GPU where that works and gives what the CPU gives, else on the CPU; why is said once."""
     if cuda.gpu_obstacle():
-        return OnnxNetwork(path, kind, options)
+        return open_on_onnxruntime(path, kind, options)
     try:
         return _open_cuda(path, kind, options)
     except (GpuUnusedError, NetworkError) as error:
-        network = OnnxNetwork(path, kind, options)  # a file that is at fault is refused here
+        network = open_on_onnxruntime(path, kind, options)  # a file that is at fault is refused here
         tell_once(f"networks run on the CPU although there is a GPU: {error}")
         return network
 
 
 def open_onnx_cpu(path: Path, kind: Kind, options: RuntimeOptions) -> Network:
     """On the CPU."""
-    return OnnxNetwork(path, kind, options)
+    return open_on_onnxruntime(path, kind, options)
 
 
 def open_onnx_cuda(path: Path, kind: Kind, options: RuntimeOptions) -> Network:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -33,12 +34,16 @@ class OnnxNetwork:
         """Run the network on a float32 batch; raises `VideoError` where ONNX Runtime refuses it."""
         pixels = np.ascontiguousarray(batch.cpu().numpy())
         try:
-            outputs = self._session.run(None, {self._input: pixels})
+            outputs = self._infer(pixels)
         except MemoryError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise network_failure(self.info, batch, error) from error
         return tuple(torch.from_numpy(output).to(batch.device) for output in outputs)
+
+    def _infer(self, pixels: npt.NDArray[np.float32]) -> Sequence[npt.NDArray[np.float32]]:
+        outputs: Sequence[npt.NDArray[np.float32]] = self._session.run(None, {self._input: pixels})
+        return outputs
 
 
 def import_onnxruntime() -> Any:

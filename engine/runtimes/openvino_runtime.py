@@ -18,36 +18,57 @@ from f2f.engine.options import RuntimeOptions
 from f2f.engine.runtimes.network import CONTRACTS, Kind, Network, check_tensors, network_failure, parse_info
 from f2f.engine.runtimes.onnx_graph import metadata_of, read_graph
 from f2f.engine.runtimes.parity import check_outputs, is_coarse_flow, small_trials
+from f2f.engine.runtimes.sections import Array, Sections, sections_of, uncut
 
 
 class OpenVinoNetwork:
-    """An `.onnx` file compiled by OpenVINO."""
+    """An `.onnx` file compiled by OpenVINO; the cost volumes of a flow network by f2f's kernel."""
 
     def __init__(self, path: Path, kind: Kind, options: RuntimeOptions) -> None:
         ov = import_openvino()
         graph = read_graph(path.read_bytes(), path)
-        self.info = parse_info(path, metadata_of(graph), kind, f"openvino {ov.__version__.partition('-')[0]} CPU")
-        model = _read(ov, graph.SerializeToString() if round_late(graph) else str(path), path)
-        inputs = {value.any_name: len(value.partial_shape) for value in model.inputs}
-        check_tensors(path, kind, inputs, [value.any_name for value in model.outputs])
-        self._compiled = ov.Core().compile_model(model, "CPU", settings(options.thread_count))
+        changed = round_late(graph)
+        sections = sections_of(graph)
+        runtime = f"openvino {ov.__version__.partition('-')[0]}{', C++ cost volumes,' if sections else ''} CPU"
+        self.info = parse_info(path, metadata_of(graph), kind, runtime)
+        inputs = {one.name: len(one.type.tensor_type.shape.dim) for one in graph.graph.input}
+        check_tensors(path, kind, inputs, [one.name for one in graph.graph.output])
         self._input = CONTRACTS[kind].input
-        self._requests = threading.local()
-        """a request belongs to one thread"""
+        threads = options.thread_count
+        self._run = Sections(
+            sections or (uncut(graph, graph.SerializeToString() if changed else str(path)),),
+            lambda section: _Compiled(ov, section.model, path, threads),
+            threads,
+        )
 
     def __call__(self, batch: Tensor) -> tuple[Tensor, ...]:
         """Run the network on a float32 batch; raises `VideoError` where OpenVINO refuses it."""
         pixels = np.ascontiguousarray(batch.cpu().numpy())
         try:
-            outputs = self._request().infer({self._input: pixels}, share_inputs=True, share_outputs=False)
+            outputs = self._run(self._input, pixels)
         except RuntimeError as error:
             raise network_failure(self.info, batch, error) from error
-        return tuple(torch.from_numpy(output).to(batch.device) for output in outputs.values())
+        return tuple(torch.tensor(output, device=batch.device) for output in outputs)  # copies what OpenVINO keeps
 
-    def _request(self) -> Any:
+
+class _Compiled:
+    """A graph compiled by OpenVINO."""
+
+    def __init__(self, ov: Any, model: str | bytes, path: Path, threads: int) -> None:
+        core = ov.Core()
+        try:
+            self._compiled = core.compile_model(core.read_model(model), "CPU", settings(threads))
+        except RuntimeError as error:
+            first_line = next(iter(str(error).splitlines()), type(error).__name__)
+            raise NetworkError(f"{path} cannot be opened by OpenVINO ({first_line[:300]}); export it again") from error
+        self._requests = threading.local()
+        """a request belongs to one thread"""
+
+    def __call__(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """Outputs in the graph's order, as they lie in the request: until this thread's next call."""
         if not hasattr(self._requests, "own"):
             self._requests.own = self._compiled.create_infer_request()
-        return self._requests.own
+        return list(self._requests.own.infer(dict(inputs), share_inputs=True, share_outputs=True).values())
 
 
 def open_openvino(path: Path, kind: Kind, options: RuntimeOptions) -> Network:
@@ -106,11 +127,3 @@ def _before_rounding(tensor: str, source: Mapping[str, NodeProto]) -> str:
             return ""
         tensor = node.input[0]
     return tensor
-
-
-def _read(ov: Any, model: str | bytes, path: Path) -> Any:
-    try:
-        return ov.Core().read_model(model)
-    except RuntimeError as error:
-        first_line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise NetworkError(f"{path} cannot be opened by OpenVINO ({first_line[:300]}); export it again") from error

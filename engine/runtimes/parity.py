@@ -25,6 +25,7 @@ from f2f.engine.runtimes.trial import mean_difference, relative_difference, tria
 
 FLOAT32_TOLERANCE, REDUCED_TOLERANCE = 1e-3, 3e-2
 _ENLARGED = (1, 2, 4)
+Run = Callable[[Tensor], Sequence[Tensor]]
 
 
 def small_trials(kind: str, size_multiple: int, enlarged: int = 1) -> list[tuple[int, ...]]:
@@ -56,33 +57,39 @@ class Reference:
     """What a network is compared with."""
 
     name: str
-    run: Callable[[Tensor], Sequence[Tensor]]
+    run: Run
     instead: str
     """what to give where the network fails"""
     fixed: Sequence[int | None] = (None,) * 5
     """axes of the input that the file fixes"""
 
 
-def check_outputs(network: Network, graph: bytes, shapes: Sequence[tuple[int, ...]]) -> None:
+def check_outputs(network: Network, graph: bytes, shapes: Sequence[tuple[int, ...]], whole: Run | None = None) -> None:
     """Compare a network with ONNX Runtime on the CPU, on smooth noise of every shape.
 
     Args:
         network: what is checked.
         graph: its ONNX file's content.
         shapes: input shapes; axes that are fixed in the graph are that, and what is too small for it is enlarged.
+        whole: the graph in ONNX Runtime; opened if it is not given.
 
     Raises:
         NetworkError: an output differs by more than is accepted, or there is none.
     """
     model, kind = onnx.load_from_string(graph), network.info.kind
+    most = REDUCED_TOLERANCE if is_reduced(model) else FLOAT32_TOLERANCE
+    run = whole or _in_onnxruntime(graph, kind)
+    reference = Reference("ONNX Runtime on the CPU", run, "--runtime onnxruntime-cpu", fixed_axes(model))
+    compare(network, reference, shapes, most, MEAN if is_coarse_flow(kind, model) else LARGEST)
+
+
+def _in_onnxruntime(graph: bytes, kind: str) -> Run:
     session = open_session(import_onnxruntime(), graph, f"the {kind} network", threads=0)
 
     def run(batch: Tensor) -> list[Tensor]:
         return [torch.from_numpy(one) for one in session.run(None, {CONTRACTS[kind].input: batch.numpy()})]
 
-    most = REDUCED_TOLERANCE if is_reduced(model) else FLOAT32_TOLERANCE
-    reference = Reference("ONNX Runtime on the CPU", run, "--runtime onnxruntime-cpu", fixed_axes(model))
-    compare(network, reference, shapes, most, MEAN if is_coarse_flow(kind, model) else LARGEST)
+    return run
 
 
 def is_coarse_flow(kind: str, model: ModelProto) -> bool:
