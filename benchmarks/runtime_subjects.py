@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from f2f.engine.errors import F2FError
 from f2f.engine.options import RuntimeOptions
 from f2f.engine.runtimes.network import Kind
+from f2f.engine.runtimes.onnx_runtime import OnnxNetwork
 from f2f.engine.runtimes.open import bundled, open_network
 from f2f.training.card import NetworkCard
 from f2f.training.classifier import CamClassifier
@@ -68,7 +69,9 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
     "PWC-Net": Subject("flow", lambda: FlowNetwork(PWCNet()), ((1, 2, 3, 321, 321), (1, 2, 3, 384, 640))),
 }
-RUNTIMES = ("onnxruntime", "openvino", "torch eager", "torch compile", "torch .pt2")
+WHOLE, SECTIONS = "onnxruntime", "onnxruntime in sections"
+"""ONNX Runtime as anybody would run a file, and as the engine runs flow: cost volumes by its own kernel"""
+RUNTIMES = (WHOLE, SECTIONS, "openvino", "torch eager", "torch compile", "torch .pt2")
 """the first is the one that others are compared with"""
 
 
@@ -111,8 +114,10 @@ def opened(name: str, runtime: str, precision: str, files: Mapping[str, Path]) -
             return open_network(str(files["pt2"]), subject.kind, RuntimeOptions(runtime="torch", trust_code=True))
         module = subject.module().to(memory_format=torch.channels_last)
         return without_gradients(torch.compile(module) if runtime == "torch compile" else module)
-    if precision not in files:
+    if precision not in files or (runtime == SECTIONS and subject.kind != "flow"):
         return None
+    if runtime == WHOLE:
+        return OnnxNetwork(files[precision], subject.kind, RuntimeOptions(threads=threads))
     asked = RuntimeOptions(runtime="openvino" if runtime == "openvino" else "onnxruntime-cpu", threads=threads)
     try:
         return open_network(str(files[precision]), subject.kind, asked)

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 Row = dict[str, str]
 _COLUMNS = {
     ("onnxruntime", "float32"): "ONNX Runtime",
+    ("onnxruntime in sections", "float32"): "in sections",
     ("openvino", "float32"): "OpenVINO",
     ("torch eager", "float32"): "torch, eager",
     ("torch compile", "float32"): "compiled",
     ("torch .pt2", "float32"): "`.pt2`",
     ("onnxruntime", "int8"): "ONNX Runtime, 8 bits",
+    ("onnxruntime in sections", "int8"): "in sections, 8 bits",
     ("openvino", "int8"): "OpenVINO, 8 bits",
 }
 
