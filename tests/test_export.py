@@ -60,6 +60,18 @@ def test_flow_file_takes_any_batch_count_and_size(
     assert relative_difference(expected, given) <= 1e-4
 
 
+@pytest.mark.parametrize("padded", [True, False])
+def test_flow_program_takes_any_batch_count_and_size(flow_network: FlowNetwork, padded: bool, tmp_path: Path) -> None:
+    network = FlowNetwork(flow_network.network, padded=padded).eval()
+    run = torch.export.load(export_network(network, NetworkCard("flow"), tmp_path / "flow.pt2")).module()
+    for shape in [(1, 2, 3, 64, 64), (1, 5, 3, 120, 213), (2, 3, 3, 65, 128), (3, 2, 3, 1, 70)]:
+        frames = trial_input(shape)
+        with torch.inference_mode():
+            expected, given = network(frames), run(frames)
+        assert given.shape == (shape[0], shape[1] - 1, 2, *shape[3:])
+        assert relative_difference(expected, given) <= 1e-4
+
+
 def test_flow_file_is_opset_18_with_bilinear_gridsample_and_names_itself(flow_file: Path) -> None:
     model = onnx.load(flow_file)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
