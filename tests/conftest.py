@@ -11,12 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from material import TinyNetworks
 
 if not torch.cuda.is_available():  # before anything imports Triton: its kernels then run in the interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 os.environ.setdefault("F2F_ONNX_RUNTIME", "onnxruntime")  # no timing decides what a test runs
+
+# The same examples every time, however slow the machine; `--hypothesis-profile default` looks for others.
+settings.register_profile("f2f", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("f2f")
 
 _REAL = Path(__file__).parents[1].parent / "shared" / "real"
 

@@ -6,7 +6,6 @@ Letters: T frames of a video, H, W frame size in px.
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -338,18 +337,11 @@ def f2f_command(*arguments: str | Path) -> list[str]:
 
 def start_f2f(*arguments: str | Path) -> subprocess.Popen[str]:
     """Start `f2f` as its own process, one that Ctrl-C reaches even where the tests run in the background."""
-    return subprocess.Popen(
-        f2f_command(*arguments),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=_hear_interrupts,  # noqa: PLW1509 - no thread of ours holds a lock that this needs
-    )
-
-
-def _hear_interrupts() -> None:
-    """A shell's background jobs ignore SIGINT, and what they start inherits it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # A shell's background jobs ignore SIGINT, and what they start inherits it.
+    hear = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    python, option, program, *words = f2f_command(*arguments)
+    command = [python, option, f"{hear}; {program}", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import re
@@ -16,6 +17,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,11 +89,18 @@ def at_frame(number: int, act: Callable[[], object]) -> Callable[[Progress], Non
     return on_progress
 
 
+def _maps_of(process: str) -> str:
+    """Empty where it has ended."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{process}/maps").read_text()
+    return ""
+
+
 def signal_a_child(number: signal.Signals) -> None:
     """Send a signal to a decoding process that is at work: another may still be starting, which is another matter."""
     tasks = Path(f"/proc/{os.getpid()}/task").glob("*/children")  # a process is its thread's child
     children = " ".join(path.read_text() for path in tasks).split()
-    at_work = [int(child) for child in children if "f2f-ring-" in Path(f"/proc/{child}/maps").read_text()]
+    at_work = [int(child) for child in children if "f2f-ring-" in _maps_of(child)]
     os.kill(at_work[0], number)
 
 
@@ -169,7 +178,7 @@ def test_a_disk_that_becomes_read_only(
     job.out.parent.mkdir()
     script = (
         'disk="$1"; copy="$2"; shift 2; mount -t tmpfs -o size=64m small "$disk" || exit 9\n'
-        '"$@" & while ! ls "$disk"/out/shards/*.json 2>/dev/null; do sleep .01; done\n'
+        '"$@" & while ! ls "$disk"/out/shards/*.json 2>/dev/null; do kill -0 $! || exit 8; sleep .01; done\n'
         # The run holds a lock, so its file system stays writable; what is mounted over it need not be.
         'kill -STOP $!; mount --bind "$disk/out" "$disk/out"; mount -o remount,bind,ro "$disk/out" || exit 9\n'
         'kill -CONT $!; wait $!; echo "first: $?" >&2; "$@"; echo "second: $?" >&2\n'
@@ -302,12 +311,11 @@ def test_a_clock_that_jumps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Forwards by a day, back by two: no watchdog bites, nothing is done twice, status counts no negative time."""
-    jumps = [86_400.0, -172_800.0, 0.0]
+    jumps = itertools.cycle((-172_800.0, 0.0, 86_400.0))
     true_time = time.time
 
     def jumping() -> float:
-        jumps.append(jumps.pop(0))
-        return true_time() + jumps[0]
+        return true_time() + next(jumps)
 
     monkeypatch.setattr(time, "time", jumping)
     monkeypatch.setattr(time, "time_ns", lambda: int(jumping() * 1e9))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import resource
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,12 +15,17 @@ from material import TinyNetworks, crawl, f2f_command, records
 from f2f.engine.cli import COMMANDS, main
 
 
+def cpu_seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_is_quick_and_imports_no_torch() -> None:
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = cpu_seconds_of_children()
         done = subprocess.run(f2f_command("--help"), capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(cpu_seconds_of_children() - start)
     assert min(seconds) < 0.3
     assert all(f"  {name} " in done.stdout for name in COMMANDS)
     script = "import sys; from f2f.engine.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import get_context
@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from material import CLASSES, Setup, TinyNetworks, contents, crawl, flags, start_f2f
+from material import CLASSES, Setup, TinyNetworks, contents, crawl, flags, start_f2f, wait_for
 from ray_run import label_while_a_node_is_killed
 
 from f2f.engine import MachineError, Progress, RunMismatchError, UsageError, label, read_summary
@@ -55,18 +55,30 @@ def options(videos: Path, tmp_path: Path, networks: TinyNetworks) -> LabelOption
 def workers_of(process: int) -> list[int]:
     """Process ids of the workers that a process has."""
     listed = Path(f"/proc/{process}/task").glob("*/children")
-    children = [int(child) for path in listed for child in path.read_text().split()]
-    return [child for child in children if b"worker_child" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    children = [int(child) for path in listed for child in _of_process(path).split()]
+    return [child for child in children if "worker_child" in _of_process(Path(f"/proc/{child}/cmdline"))]
 
 
 def is_alive(process: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
-    except FileNotFoundError:
-        return False
+    status = _of_process(Path(f"/proc/{process}/status"))
+    return bool(status) and "\nState:\tZ" not in status
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def _of_process(file: Path) -> str:
+    """Empty where the process, or the thread, has ended."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return file.read_text()
+    return ""
+
+
+def stop_at_work(process: subprocess.Popen[str], out: Path) -> list[int]:
+    """Stop a run with workers that has committed something, else it may end meanwhile; its workers."""
+    wait_for(lambda: len(list((out / "shards").glob("*.json"))) > 0, process)
+    process.send_signal(signal.SIGSTOP)
+    return workers_of(process.pid)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -145,9 +157,9 @@ def test_a_refusal_of_a_worker_arrives_as_it_is(options: LabelOptions) -> None:
 def test_ctrl_c_ends_workers_too(options: LabelOptions, networks: TinyNetworks, alone: dict[str, bytes]) -> None:
     arguments = ["label", options.source, "--out", str(options.out), *flags(networks), "--devices", "cpu,cpu"]
     with start_f2f(*arguments) as process:
-        wait_until(lambda: len(list((options.out / "shards").glob("*.json"))) > 0)
-        workers = workers_of(process.pid)
+        workers = stop_at_work(process, options.out)
         process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGCONT)
         said = process.communicate()
     assert process.returncode == 130, said
     assert "Traceback" not in said[1]
@@ -160,8 +172,7 @@ def test_ctrl_c_ends_workers_too(options: LabelOptions, networks: TinyNetworks, 
 def test_workers_end_with_their_parent(options: LabelOptions, networks: TinyNetworks, alone: dict[str, bytes]) -> None:
     arguments = ["label", options.source, "--out", str(options.out), *flags(networks), "--devices", "cpu,cpu"]
     with start_f2f(*arguments) as process:
-        wait_until(lambda: len(list((options.out / "shards").glob("*.json"))) > 0)
-        workers = workers_of(process.pid)
+        workers = stop_at_work(process, options.out)
         process.kill()
     assert workers
     wait_until(lambda: not any(map(is_alive, workers)))
@@ -283,8 +294,12 @@ def test_array_jobs_at_the_same_time(options: LabelOptions, networks: TinyNetwor
 
 def test_ray_with_a_node_that_is_killed(options: LabelOptions, alone: dict[str, bytes]) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
-    with ProcessPoolExecutor(1, get_context("spawn")) as apart:
-        assert apart.submit(label_while_a_node_is_killed, options).result() == (len(NAMES), 1)
+    heard, told = get_context("spawn").Pipe(duplex=False)
+    apart = get_context("spawn").Process(target=label_while_a_node_is_killed, args=(options, told))
+    apart.start()
+    told.close()
+    assert heard.recv() == (len(NAMES), 1)
+    apart.join()
     assert contents(options.out) == alone
 
 

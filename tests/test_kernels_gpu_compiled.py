@@ -37,7 +37,11 @@ def compiled() -> list[Any]:
         for number in range(PROCESSES)
     ]
     running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for command in commands]
-    outputs = [process.communicate(timeout=280)[0] for process in running]
+    try:
+        outputs = [process.communicate(timeout=280)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
     assert [process.returncode for process in running] == [0] * PROCESSES
     return [json.loads(line) for output in outputs for line in output.splitlines()]
 

@@ -273,7 +273,7 @@ def test_a_finished_run_is_not_done_again(
 
 @pytest.fixture
 def long_crawl(tmp_path: Path) -> Path:
-    return crawl(tmp_path / "long", *NAMES, frames=72)
+    return crawl(tmp_path / "long", *NAMES, frames=144)
 
 
 def committed(out: Path) -> int:
@@ -389,11 +389,15 @@ def test_two_live_runs_in_one_folder(long_crawl: Path, tmp_path: Path, networks:
     with start_f2f("label", long_crawl, "--out", options.out, *flags(networks)) as first:
         wait_for(lambda: committed(options.out) >= 1, first)
         first.send_signal(signal.SIGSTOP)
-        before = contents(options.out)
-        with pytest.raises(UsageError, match=rf"another run is at work in .* \(process {first.pid} on .*wait for it"):
-            label(options)
-        assert contents(options.out) == before
-        first.send_signal(signal.SIGCONT)
+        try:
+            before = contents(options.out)
+            with pytest.raises(
+                UsageError, match=rf"another run is at work in .* \(process {first.pid} on .*wait for it"
+            ):
+                label(options)
+            assert contents(options.out) == before
+        finally:
+            first.send_signal(signal.SIGCONT)
         first.communicate()
     assert first.returncode == 0
     assert label(options).ok == 6

@@ -169,7 +169,7 @@ def test_a_claim_is_renewed(url: str, tmp_path: Path, monkeypatch: pytest.Monkey
     with Mirror(url, tmp_path).claimed((0,), 1):
         (name,) = at(url)
         heard = json.loads(at(url)[name])["heard_seconds"]
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while json.loads(at(url)[name])["heard_seconds"] == heard:
             assert time.monotonic() < end
     assert at(url) == {}

@@ -320,7 +320,7 @@ def test_retry_command(
 @pytest.fixture
 def stopped(tmp_path: Path, networks: TinyNetworks) -> subprocess.Popen[str]:
     """A run in OUT = tmp_path/out, held in the middle."""
-    source, out = crawl(tmp_path / "long", *NAMES, frames=72), tmp_path / "out"
+    source, out = crawl(tmp_path / "long", *NAMES, frames=144), tmp_path / "out"
     process = start_f2f("label", source, "--out", out, *flags(networks, "--window-stride", "1"))
     wait_for((out / "shards" / "000000.json").exists, process)
     process.send_signal(signal.SIGSTOP)

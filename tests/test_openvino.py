@@ -188,7 +188,7 @@ def test_the_quicker_one_is_taken_and_stays_taken(
 def test_the_gain_is_measured(cache: Path) -> None:
     assert choice(open_on_cpu(bundled("classifier"), "classifier", ONE)) in {"openvino", "onnxruntime"}
     (kept,) = cache.glob("*.json")
-    assert 0.1 < json.loads(kept.read_text())["gain"] < 10
+    assert json.loads(kept.read_text())["gain"] > 0
 
 
 def test_a_choice_that_cannot_be_read_is_made_again(

@@ -218,9 +218,11 @@ def test_copies_are_bounded_and_removed(memory: str, videos: Path, tmp_path: Pat
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    ends = stage(rows, tmp_path / "cache", decoders=2, fetchers=5, cache_gb=2.5 * len(data) / 1e9)
-    done.set()
-    watcher.join()
+    try:
+        ends = stage(rows, tmp_path / "cache", decoders=2, fetchers=5, cache_gb=2.5 * len(data) / 1e9)
+    finally:
+        done.set()
+        watcher.join()
     assert sorted(ends) == list(range(6))
     assert all(frames and not end.failure for frames, end in ends.values())
     assert seen, "the watcher saw copies"
@@ -355,7 +357,7 @@ def test_a_store_that_never_answers_does_not_hold_the_end(
     with DecodePool(DecodeOptions(decoders=1)) as pool, Stager(FetchOptions(cache=tmp_path)) as stager:
         frames = stager.frames(pool, [(0, row(f"{memory}/x.mp4")), (1, row(str(tmp_path / "lost.mp4")))])
         assert isinstance(next(frames), VideoEnd)
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 50
     assert list(tmp_path.iterdir()) == []
     forever.set()
 

@@ -213,7 +213,7 @@ class FlowNetwork(nn.Module):
         earlier = pair + pair // (count - 1)  # its place among the B*K frames
         flow = self.network.decode(_pick(pyramid, earlier + 1), _pick(pyramid, earlier))[-1]  # [B*(K-1),2,H64/4,W64/4]
         flow = _cropped(flow, height, width) if self.padded else _rescaled(flow, height, width)
-        return flow.unflatten(0, (batch, count - 1))
+        return torch.unflatten(flow, 0, (batch, count - 1))
 
 
 def _padded(images: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ def _cropped(flow: Tensor, height: int, width: int) -> Tensor:
     """Flow [B,2,h/4,w/4] of padded frames of h×w, in units of 20 px -> [B,2,H,W] in px."""
     planes = (FLOW_UNIT_PX * flow).flatten(0, 1)[None]  # [1,2B,h/4,w/4]: OpenVINO takes thrice as long for two channels
     planes = F.interpolate(planes, scale_factor=4.0, mode="bilinear", align_corners=False)[0]  # [2B,h,w]
-    return planes.unflatten(0, (-1, 2))[..., :height, :width]
+    return torch.unflatten(planes, 0, (-1, 2))[..., :height, :width]
 
 
 def _rescaled(flow: Tensor, height: int, width: int) -> Tensor:
