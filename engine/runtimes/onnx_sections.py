@@ -50,9 +50,9 @@ def open_on_onnxruntime(path: Path, kind: Kind, options: RuntimeOptions) -> Netw
     sections = sections_of(model := read_graph(graph, path))
     if not sections:
         return whole
-    network = OnnxSections(whole, sections, options.thread_count)
     trials = small_trials(kind, whole.info.size_multiple, enlarged=2 if is_coarse_flow(kind, model) else 1)
     try:
+        network = OnnxSections(whole, sections, options.thread_count)
         check_outputs(network, graph, trials, whole)
     except NetworkError as error:
         note(f"{path} is run as a whole: {error}")
