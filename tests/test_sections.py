@@ -16,7 +16,7 @@ from material import CLASSES, TinyNetworks, crawl
 from onnx import ModelProto
 from torch import Tensor
 
-from f2f.engine.errors import VideoError
+from f2f.engine.errors import NetworkError, VideoError
 from f2f.engine.options import RuntimeOptions
 from f2f.engine.runtimes.cost_volumes import find_cost_volumes
 from f2f.engine.runtimes.network import Network
@@ -171,6 +171,16 @@ def test_other_numbers_are_not_used(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     assert type(network) is OnnxNetwork
     assert "demo_flow.onnx is run as a whole: onnxruntime" in caplog.text
     assert "C++ cost volumes, CPU gives another flow than ONNX Runtime on the CPU" in caplog.text
+
+
+def test_a_section_that_cannot_be_opened(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(*_: object) -> None:
+        raise NetworkError("a section of the flow network cannot be opened")
+
+    monkeypatch.setattr("f2f.engine.runtimes.onnx_sections.open_session", refuse)
+    with caplog.at_level("INFO", "f2f.engine.runtimes"):
+        assert type(open_on_onnxruntime(bundled("flow"), "flow", OPTIONS)) is OnnxNetwork
+    assert "is run as a whole: a section of the flow network cannot be opened" in caplog.text
 
 
 def test_a_graph_within_a_node_is_not_cut() -> None:
