@@ -45,7 +45,12 @@ SEEDS = {
     "gif": ("gif", "gif", "rgb8"),
 }
 """container and codec -> suffix, encoder and pixel format of the video that is damaged"""
-_OPTIONS = {"libvpx": {"cpu-used": "8"}, "libvpx-vp9": {"cpu-used": "8"}, "libx265": {"x265-params": "log-level=none"}}
+_OPTIONS = {
+    "libx264": {"threads": "1", "x264-params": "cpu-independent=1"},  # else bytes depend on unset memory
+    "libvpx": {"cpu-used": "8"},
+    "libvpx-vp9": {"cpu-used": "8"},
+    "libx265": {"x265-params": "log-level=none"},
+}
 WORTH_A_LOOK = frozenset({"crashed", "hung", "decoder_error"})
 _HEADER_BYTES = 512
 

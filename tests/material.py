@@ -97,7 +97,8 @@ def write_video(
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt = pix_fmt
-        stream.options = dict(options or ({"preset": "ultrafast", "crf": "10"} if codec == "libx264" else {}))
+        given = dict(options or {})
+        stream.options = _repeatable(given or {"preset": "ultrafast", "crf": "10"}) if codec == "libx264" else given
         if pts_ms is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         for number, image in enumerate(images):
@@ -107,6 +108,12 @@ def write_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def _repeatable(options: Mapping[str, str]) -> dict[str, str]:
+    """Options of x264 that give the same bytes every time; with AVX-512 they depend on unset memory otherwise."""
+    params = ":".join(filter(None, [options.get("x264-params"), "cpu-independent=1"]))
+    return {**options, "x264-params": params}
 
 
 def write_audio(path: Path, seconds: float = 1.0) -> Path:
