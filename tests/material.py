@@ -97,8 +97,7 @@ def write_video(
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt = pix_fmt
-        given = dict(options or {})
-        stream.options = _repeatable(given or {"preset": "ultrafast", "crf": "10"}) if codec == "libx264" else given
+        stream.options = {**(_repeatable(options) if codec == "libx264" else options or {})}
         if pts_ms is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         for number, image in enumerate(images):
@@ -110,10 +109,10 @@ def write_video(
     return path
 
 
-def _repeatable(options: Mapping[str, str]) -> dict[str, str]:
+def _repeatable(options: Mapping[str, str] | None) -> Mapping[str, str]:
     """Options of x264 that give the same bytes every time; with AVX-512 they depend on unset memory otherwise."""
-    params = ":".join(filter(None, [options.get("x264-params"), "cpu-independent=1"]))
-    return {**options, "x264-params": params}
+    given = options or {"preset": "ultrafast", "crf": "10"}
+    return {**given, "x264-params": ":".join(filter(None, [given.get("x264-params"), "cpu-independent=1"]))}
 
 
 def write_audio(path: Path, seconds: float = 1.0) -> Path:
